@@ -1,0 +1,59 @@
+"""Argument checks shared by the modules: one clear error that names the value and the mend."""
+
+from __future__ import annotations
+
+import numbers
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+
+FLOAT_TYPES = (np.float16, np.float32, np.float64)
+
+
+def probability(p: object, name: str = "p") -> float:
+    """Return `p` as a float after checking 0 <= p <= 1.
+
+    Raises
+    ------
+    TypeError
+        If `p` is not a real number (bool, str, None and arrays are refused).
+    ValueError
+        If `p` is nan or outside [0, 1].
+    """
+    if isinstance(p, bool | np.bool_) or not isinstance(p, numbers.Real):
+        raise TypeError(f"{name} must be a real number from 0 to 1, got {p!r} of type {type(p).__name__}")
+    value = float(p)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must lie in 0 <= {name} <= 1 (it is the probability of dropping), got {p!r}")
+    return value
+
+
+def word(value: object, name: str, bits: int = 64) -> int:
+    """Return `value` as an int after checking 0 <= value < 2**bits.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not an integer (bool is refused).
+    ValueError
+        If it is out of range.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    number = int(value)
+    if not 0 <= number < 1 << bits:
+        raise ValueError(f"{name} must lie in 0 <= {name} < 2**{bits}, got {number}")
+    return number
+
+
+def float_array(x: npt.ArrayLike, name: str) -> FloatArray:
+    """Return `x` as a plain array, or say how to convert it when it is not float16, float32 or float64."""
+    array = np.asarray(x)
+    if array.dtype.type not in FLOAT_TYPES:
+        raise TypeError(
+            f"{name} must be float16, float32 or float64, got {array.dtype}; "
+            f"convert it first, for example with {name}.astype(np.float32)"
+        )
+    return array

@@ -1,0 +1,310 @@
+"""Standard, inverted and keyed dropout: forward, backward, and what each promises.
+
+With m ~ Bernoulli(q) elementwise, q = 1 - p:
+
+=========  =====================  ==========  ======================
+layer      training forward       evaluation  training backward
+=========  =====================  ==========  ======================
+standard   x * m                  q * x       dy * m
+inverted   x * m / q              x           dy * m / q
+=========  =====================  ==========  ======================
+
+A dropped slot is multiplied by zero, as in PyTorch, and not overwritten: inf and nan in a dropped slot give nan, and a
+dropped negative number gives -0.0. p = 1 gives zeros for every input.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dropoutlib._validation import FloatArray, float_array, probability, word
+from dropoutlib.masks import BoolArray, bernoulli_mask, keyed_mask, require_64_bit
+
+Seed = int | np.random.SeedSequence | np.random.Generator | None
+
+
+class _Layer:
+    """What all dropout layers share: p and the mode."""
+
+    def __init__(self, p: float) -> None:
+        self._p = probability(p)
+        self.training = True
+
+    @property
+    def p(self) -> float:
+        """Probability of dropping."""
+        return self._p
+
+    def train(self) -> Self:
+        """Switch to training mode and return the layer."""
+        self.training = True
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation mode and return the layer."""
+        self.training = False
+        return self
+
+
+class _StreamDropout(_Layer):
+    """A dropout layer that draws its masks from a stream of its own and remembers the last one."""
+
+    def __init__(self, p: float = 0.5, seed: Seed = None) -> None:
+        super().__init__(p)
+        self._bit_generator = _bit_generator(seed)
+        self._start: Any = copy.deepcopy(self._bit_generator.state)
+        self._mask: BoolArray | None = None
+        self._shape: tuple[int, ...] | None = None
+
+    @property
+    def mask(self) -> BoolArray | None:
+        """Read-only mask of the last training forward, True where kept; None after an evaluation forward."""
+        if self._mask is None:
+            return None
+        view = self._mask.view()
+        view.flags.writeable = False
+        return view
+
+    def reset(self) -> None:
+        """Restart the stream where it was at construction; the last forward stays remembered.
+
+        With a Generator as seed, this rewinds that generator for everybody who uses it.
+        """
+        self._bit_generator.state = self._start
+
+    def forward(self, x: npt.ArrayLike) -> FloatArray:
+        """Apply the layer in its present mode.
+
+        Parameters
+        ----------
+        x : array_like of float16, float32 or float64
+            Any shape. It is never written to.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `x`, in memory of its own.
+
+        Raises
+        ------
+        TypeError
+            If `x` has another dtype.
+        ValueError
+            If the scale overflows the dtype of `x`.
+        """
+        array = float_array(x, "x")
+        if not self.training:
+            y = self._scaled(array, None)
+            self._mask = None
+        else:
+            self._factor(array.dtype, training=True)
+            mask = bernoulli_mask(array.shape, self.p, self._bit_generator)
+            y = self._scaled(array, mask)
+            self._mask = mask
+        self._shape = array.shape
+        return y
+
+    __call__ = forward
+
+    def backward(self, dy: npt.ArrayLike) -> FloatArray:
+        """Return the gradient with respect to the input of the last forward, whatever the mode is now.
+
+        Parameters
+        ----------
+        dy : array_like of float16, float32 or float64
+            Gradient with respect to the output, of the shape of the last forward.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `dy`.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no forward yet.
+        TypeError
+            If `dy` has another dtype.
+        ValueError
+            If `dy` has another shape than the last forward, or the scale overflows its dtype.
+        """
+        if self._shape is None:
+            raise RuntimeError("backward belongs to a forward, and there was none yet; call forward(x) first")
+        gradient = float_array(dy, "dy")
+        if gradient.shape != self._shape:
+            raise ValueError(f"dy must have the shape of the last forward's input, {self._shape}, got {gradient.shape}")
+        return self._scaled(gradient, self._mask)
+
+    def _scaled(self, x: FloatArray, mask: BoolArray | None) -> FloatArray:
+        return _multiply(x, mask, self._factor(x.dtype, training=mask is not None))
+
+    def _factor(self, dtype: np.dtype[Any], training: bool) -> np.floating | None:
+        """Return the factor of this convention in this mode, or None for one; 0 stands for 'all zeros'."""
+        raise NotImplementedError
+
+
+class StandardDropout(_StreamDropout):
+    """Standard dropout: mask in training, scale by q = 1 - p in evaluation.
+
+    Training: y = x * m with m ~ Bernoulli(q), dx = dy * m. Evaluation: y = q x, dx = q dy. So E[y] in training
+    equals y in evaluation, and both are q x.
+
+    Parameters
+    ----------
+    p : float
+        Probability of dropping, 0 <= p <= 1.
+    seed : int >= 0, SeedSequence, Generator or None
+        Where the stream of masks begins; None takes fresh entropy. A Generator is shared, not copied. Two layers with
+        the same integer draw the same masks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or seed is of a wrong type or out of range.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout", JMLR 15 (2014), section 4. There p is the
+    probability of keeping.
+    """
+
+    def _factor(self, dtype: np.dtype[Any], training: bool) -> np.floating | None:
+        if self.p == 1.0:
+            return _constant(dtype, 0.0)
+        return None if training else _constant(dtype, 1.0 - self.p)
+
+
+class InvertedDropout(_StreamDropout):
+    """Inverted dropout: mask and scale by 1/q = 1/(1 - p) in training, do nothing in evaluation.
+
+    Training: y = x * m / q with m ~ Bernoulli(q), dx = dy * m / q. Evaluation: y = x, dx = dy. So E[y] = x in both
+    modes.
+
+    Parameters
+    ----------
+    p : float
+        Probability of dropping, 0 <= p <= 1.
+    seed : int >= 0, SeedSequence, Generator or None
+        Where the stream of masks begins; None takes fresh entropy. A Generator is shared, not copied. Two layers with
+        the same integer draw the same masks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or seed is of a wrong type or out of range.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout", JMLR 15 (2014), section 10, on scaling up
+    the retained activations in training.
+    """
+
+    def _factor(self, dtype: np.dtype[Any], training: bool) -> np.floating | None:
+        return _inverse_keep(dtype, self.p) if training else None
+
+
+class KeyedDropout(_Layer):
+    """Inverted dropout whose masks are recomputed from (seed, layer, step) and never stored.
+
+    Training: y = x * m / q and dx = dy * m / q with m = keyed_mask(shape, p, seed, layer, step), so the backward
+    pass of a step needs neither its forward pass nor the steps before it. Evaluation: both are the identity.
+
+    Parameters
+    ----------
+    p : float
+        Probability of dropping, 0 <= p <= 1.
+    seed : int
+        0 <= seed < 2**64; one for the whole network.
+    layer : int
+        0 <= layer < 2**32; another for each layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p, seed or layer is of a wrong type or out of range.
+    """
+
+    def __init__(self, p: float, seed: int, layer: int) -> None:
+        super().__init__(p)
+        self.seed = word(seed, "seed")
+        self.layer = word(layer, "layer", bits=32)
+
+    def forward(self, x: npt.ArrayLike, step: int) -> FloatArray:
+        """Apply the layer at `step` (0 <= step < 2**64); shape and dtype of `x` are kept.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not float16, float32 or float64, or `step` is not an integer.
+        ValueError
+            If `step` is out of range or the scale overflows the dtype.
+        """
+        return self._apply(float_array(x, "x"), step)
+
+    __call__ = forward
+
+    def backward(self, dy: npt.ArrayLike, step: int) -> FloatArray:
+        """Return the gradient with respect to the input of `forward(x, step)`; errors as in `forward`."""
+        return self._apply(float_array(dy, "dy"), step)
+
+    def _apply(self, array: FloatArray, step: int) -> FloatArray:
+        step = word(step, "step")
+        if not self.training:
+            return _multiply(array, None, None)
+        factor = _inverse_keep(array.dtype, self.p)
+        return _multiply(array, keyed_mask(array.shape, self.p, self.seed, self.layer, step), factor)
+
+
+def _bit_generator(seed: Seed) -> np.random.BitGenerator:
+    """Return the bit generator that `seed` stands for."""
+    if isinstance(seed, np.random.Generator):
+        return require_64_bit(seed.bit_generator)
+    if seed is None or isinstance(seed, np.random.SeedSequence):
+        return np.random.SFC64(seed)
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
+        raise TypeError(
+            "seed must be an integer >= 0, a SeedSequence, a Generator or None, "
+            f"got {seed!r} of type {type(seed).__name__}"
+        )
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
+    return np.random.SFC64(np.random.SeedSequence(int(seed)))
+
+
+def _constant(dtype: np.dtype[Any], value: float) -> np.floating:
+    constant: np.floating = dtype.type(value)
+    return constant
+
+
+def _inverse_keep(dtype: np.dtype[Any], p: float) -> np.floating:
+    """Return 1/(1 - p) rounded to `dtype`; 0 for p = 1, where nothing is kept."""
+    if p == 1.0:
+        return _constant(dtype, 0.0)
+    with np.errstate(over="ignore"):
+        factor = _constant(dtype, 1.0 / (1.0 - p))
+    if not np.isfinite(factor):
+        raise ValueError(
+            f"the scale 1/(1-p) = {1.0 / (1.0 - p):.6g} for p={p!r} overflows {dtype}; use a smaller p or a wider dtype"
+        )
+    return factor
+
+
+def _multiply(x: FloatArray, mask: BoolArray | None, factor: np.floating | None) -> FloatArray:
+    """Return x * mask * factor in memory of its own; a factor of exactly 0 gives zeros for any x."""
+    y = np.empty(x.shape, x.dtype)
+    if factor is not None and factor == 0:
+        y.fill(0)
+        return y
+    with np.errstate(invalid="ignore"):
+        if mask is None:
+            np.copyto(y, x)
+        else:
+            # The mask comes before the factor: a dropped value must not overflow on its way to zero.
+            np.multiply(x, mask, out=y)
+        if factor is not None:
+            np.multiply(y, factor, out=y)
+    return y
