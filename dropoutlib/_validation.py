@@ -24,7 +24,10 @@ def probability(p: object, name: str = "p") -> float:
     """
     if isinstance(p, bool | np.bool_) or not isinstance(p, numbers.Real):
         raise TypeError(f"{name} must be a real number from 0 to 1, got {p!r} of type {type(p).__name__}")
-    value = float(p)
+    try:
+        value = float(p)
+    except OverflowError:
+        value = float("inf")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in 0 <= {name} <= 1 (it is the probability of dropping), got {p!r}")
     return value

@@ -65,6 +65,7 @@ class _StreamDropout(_Layer):
         """Read-only mask of the last training forward, True where kept; None after an evaluation forward."""
         if self._mask is None:
             return None
+        # A copied or unpickled layer's own array is writable again.
         view = self._mask.view()
         view.flags.writeable = False
         return view
@@ -103,6 +104,7 @@ class _StreamDropout(_Layer):
         else:
             self._factor(array.dtype, training=True)
             mask = bernoulli_mask(array.shape, self.p, self._bit_generator)
+            mask.flags.writeable = False
             y = self._scaled(array, mask)
             self._mask = mask
         self._shape = array.shape
@@ -142,8 +144,8 @@ class _StreamDropout(_Layer):
     def _scaled(self, x: FloatArray, mask: BoolArray | None) -> FloatArray:
         return _multiply(x, mask, self._factor(x.dtype, training=mask is not None))
 
-    def _factor(self, dtype: np.dtype[Any], training: bool) -> np.floating | None:
-        """Return the factor of this convention in this mode, or None for one; 0 stands for 'all zeros'."""
+    def _factor(self, dtype: np.dtype[Any], training: bool) -> float | None:
+        """Return the factor of this convention in this mode: None for no factor, 0 where nothing is kept."""
         raise NotImplementedError
 
 
@@ -172,10 +174,8 @@ class StandardDropout(_StreamDropout):
     probability of keeping.
     """
 
-    def _factor(self, dtype: np.dtype[Any], training: bool) -> np.floating | None:
-        if self.p == 1.0:
-            return _constant(dtype, 0.0)
-        return None if training else _constant(dtype, 1.0 - self.p)
+    def _factor(self, dtype: np.dtype[Any], training: bool) -> float | None:
+        return None if training and self.p < 1.0 else 1.0 - self.p
 
 
 class InvertedDropout(_StreamDropout):
@@ -203,7 +203,7 @@ class InvertedDropout(_StreamDropout):
     the retained activations in training.
     """
 
-    def _factor(self, dtype: np.dtype[Any], training: bool) -> np.floating | None:
+    def _factor(self, dtype: np.dtype[Any], training: bool) -> float | None:
         return _inverse_keep(dtype, self.p) if training else None
 
 
@@ -275,30 +275,25 @@ def _bit_generator(seed: Seed) -> np.random.BitGenerator:
     return np.random.SFC64(np.random.SeedSequence(int(seed)))
 
 
-def _constant(dtype: np.dtype[Any], value: float) -> np.floating:
-    constant: np.floating = dtype.type(value)
-    return constant
-
-
-def _inverse_keep(dtype: np.dtype[Any], p: float) -> np.floating:
-    """Return 1/(1 - p) rounded to `dtype`; 0 for p = 1, where nothing is kept."""
+def _inverse_keep(dtype: np.dtype[Any], p: float) -> float:
+    """Return 1/(1 - p) after checking that `dtype` holds it; 0 for p = 1, where nothing is kept."""
     if p == 1.0:
-        return _constant(dtype, 0.0)
+        return 0.0
+    factor = 1.0 / (1.0 - p)
     with np.errstate(over="ignore"):
-        factor = _constant(dtype, 1.0 / (1.0 - p))
-    if not np.isfinite(factor):
+        rounded = dtype.type(factor)
+    if not np.isfinite(rounded):
         raise ValueError(
-            f"the scale 1/(1-p) = {1.0 / (1.0 - p):.6g} for p={p!r} overflows {dtype}; use a smaller p or a wider dtype"
+            f"the scale 1/(1-p) = {factor:.6g} for p={p!r} overflows {dtype}; use a smaller p or a wider dtype"
         )
     return factor
 
 
-def _multiply(x: FloatArray, mask: BoolArray | None, factor: np.floating | None) -> FloatArray:
-    """Return x * mask * factor in memory of its own; a factor of exactly 0 gives zeros for any x."""
+def _multiply(x: FloatArray, mask: BoolArray | None, factor: float | None) -> FloatArray:
+    """Return x * mask * factor in memory of its own; a factor of 0, which only p = 1 has, gives zeros for any x."""
+    if factor == 0.0:
+        return np.zeros(x.shape, x.dtype)
     y = np.empty(x.shape, x.dtype)
-    if factor is not None and factor == 0:
-        y.fill(0)
-        return y
     with np.errstate(invalid="ignore"):
         if mask is None:
             np.copyto(y, x)
@@ -306,5 +301,5 @@ def _multiply(x: FloatArray, mask: BoolArray | None, factor: np.floating | None)
             # The mask comes before the factor: a dropped value must not overflow on its way to zero.
             np.multiply(x, mask, out=y)
         if factor is not None:
-            np.multiply(y, factor, out=y)
+            np.multiply(y, x.dtype.type(factor), out=y)
     return y

@@ -1,0 +1,70 @@
+"""Options, marks and fixtures that all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+from tests.statistics import BUDGET, DEFAULT_SEED, Alarm, seeds
+
+hypothesis.settings.register_profile("short", max_examples=60, derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("long", max_examples=2000, deadline=None, database=None)
+hypothesis.settings.load_profile("short")
+
+DECLARED = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=1, metavar="N", help="run statistical tests under N other seeds")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    count: int = metafunc.config.getoption("--seeds")
+    if count < 1:
+        raise pytest.UsageError(f"--seeds must be at least 1, got {count}")
+    own = any("seed" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
+    if "seed" in metafunc.fixturenames and count > 1 and not own:
+        metafunc.parametrize("seed", seeds(count))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Add up the comparisons declared by the tests that are left to run, and refuse more than a run may make."""
+    yield
+    declared = config.stash[DECLARED] = sum(comparisons(item) for item in items)
+    if declared > BUDGET:
+        raise pytest.UsageError(f"{declared} comparisons are declared, and a run may make {BUDGET}; lower RATE or K")
+
+
+def comparisons(item: pytest.Item) -> int:
+    """Return the comparisons that a test declares, 0 without the mark."""
+    mark = item.get_closest_marker("statistical")
+    if mark is None:
+        return 0
+    declared = mark.kwargs.get("comparisons")
+    if mark.args or set(mark.kwargs) != {"comparisons"} or not isinstance(declared, int) or declared < 1:
+        raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.statistical(comparisons=K) with a whole K >= 1")
+    return declared
+
+
+@pytest.fixture
+def seed() -> int:
+    """Seed of this run; `--seeds N` puts N others in its place."""
+    return DEFAULT_SEED
+
+
+@pytest.fixture
+def alarm(request: pytest.FixtureRequest) -> Alarm:
+    """Alarms for as many comparisons as the test declares."""
+    declared = comparisons(request.node)
+    if not declared:
+        pytest.fail("a test that uses `alarm` carries @pytest.mark.statistical(comparisons=K)")
+    return Alarm(declared)
+
+
+@pytest.fixture
+def declared_comparisons(pytestconfig: pytest.Config) -> int:
+    """Comparisons declared by all tests of this run."""
+    return pytestconfig.stash[DECLARED]
