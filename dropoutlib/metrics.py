@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dropoutlib._validation import whole
+
 Probabilities = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -74,8 +76,7 @@ def expected_calibration_error(probs: npt.ArrayLike, labels: npt.ArrayLike, bins
     ----------
     Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017, section 2.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+    bins = whole(bins, "bins", least=1)
     p, y = _checked(probs, labels)
     confidence = p.max(axis=1)
     correct = p.argmax(axis=1) == y

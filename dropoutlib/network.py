@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from dropoutlib._validation import FloatArray
+from dropoutlib._validation import FloatArray, real
 
 Group = Mapping[str, Any]
 
@@ -87,6 +87,7 @@ class Linear(_Module):
         scale = np.sqrt(2.0 / inputs)
         self.weight = Parameter((scale * rng.standard_normal((outputs, inputs))).astype(dtype))
         self.bias = Parameter(np.zeros(outputs, dtype))
+        self._x: FloatArray | None = None
 
     def forward(self, x: FloatArray) -> FloatArray:
         """Return x W' + b for x of shape (n, inputs)."""
@@ -96,6 +97,8 @@ class Linear(_Module):
 
     def backward(self, dy: FloatArray) -> FloatArray:
         """Set the gradients of weight and bias and return dx, for dy of shape (n, outputs)."""
+        if self._x is None:
+            raise RuntimeError("backward belongs to a forward, and there was none yet; call forward(x) first")
         self.weight.grad = dy.T @ self._x
         self.bias.grad = dy.sum(axis=0)
         dx: FloatArray = dy @ self.weight.value
@@ -175,7 +178,16 @@ def softmax_cross_entropy(logits: FloatArray, labels: npt.NDArray[np.int64]) -> 
         Any finite numbers; large ones do not overflow.
     labels : ndarray of int, shape (n,)
         0 <= label < classes.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or a label is out of range.
     """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits must be (n, classes) and labels (n,), got {logits.shape} and {labels.shape}")
+    if labels.size and not (labels.min() >= 0 and labels.max() < logits.shape[1]):
+        raise ValueError(f"labels must lie in 0 <= label < {logits.shape[1]}, got {labels.min()} to {labels.max()}")
     rows = np.arange(labels.size)
     log_probs = log_softmax(logits)
     gradient = np.exp(log_probs)
@@ -200,17 +212,21 @@ class _Optimizer:
     """Parameters in groups, each group with settings of its own, and a state for each parameter."""
 
     def __init__(self, params: Iterable[Parameter] | Iterable[Group], **defaults: Any) -> None:
-        entries = list(params)
+        entries = [] if isinstance(params, Parameter) else list(params)
         plain = bool(entries) and isinstance(entries[0], Parameter)
         groups = [{"params": entries}] if plain else cast("list[Group]", entries)
-        if not groups:
-            raise ValueError("params must not be empty; pass network.parameters() or a list of groups")
+        if not groups or not all(isinstance(group, Mapping) and "params" in group for group in groups):
+            raise ValueError(
+                "params must be a list of Parameter, or of groups with a list under 'params', "
+                f"got {type(params).__name__}; pass network.parameters()"
+            )
         self._slots: list[tuple[Parameter, dict[str, Any], dict[str, FloatArray]]] = []
         for group in groups:
             unknown = set(group) - set(defaults) - {"params"}
             if unknown:
                 raise ValueError(f"unknown setting {min(unknown)!r}; known are {', '.join(defaults)}")
             settings = {**defaults, **{key: value for key, value in group.items() if key != "params"}}
+            real(settings["lr"], "lr")
             self._slots += [(parameter, settings, {}) for parameter in cast("Sequence[Parameter]", group["params"])]
 
     def zero_grad(self) -> None:
@@ -244,7 +260,7 @@ class SGD(_Optimizer):
     Raises
     ------
     ValueError
-        If params is empty or a group has an unknown setting.
+        If params is empty, a group has an unknown setting, or lr is negative.
     """
 
     def __init__(
@@ -281,7 +297,7 @@ class Adam(_Optimizer):
     Raises
     ------
     ValueError
-        If params is empty or a group has an unknown setting.
+        If params is empty, a group has an unknown setting, or lr is negative.
 
     References
     ----------

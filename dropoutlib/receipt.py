@@ -50,9 +50,12 @@ def receipt(seeds: Mapping[str, Any], outputs: Mapping[str, npt.ArrayLike]) -> N
     Raises
     ------
     TypeError
-        If an output is not numeric.
+        If seeds is not a mapping or an output is not numeric.
     """
     import dropoutlib
+
+    if not isinstance(seeds, Mapping):
+        raise TypeError(f"seeds must map names to seeds, got {seeds!r}; for example {{'masks': 0}}")
 
     loaded = [f"{name} {sys.modules[name].__version__}" for name in _PACKAGES if name in sys.modules]
     print(
