@@ -170,8 +170,8 @@ def check_gradient(layer: Any, x: npt.ArrayLike, dy: npt.ArrayLike) -> float:
 
     References
     ----------
-    Stanford's course notes cs231n, "Neural Networks Part 3", on gradient checks: they force one random seed before each
-    evaluation.
+    Stanford's CS231n course notes, "Gradient Checks" (cs231n.github.io/neural-networks-3): they force one random seed
+    before each evaluation.
     """
     x, dy = _finite(x, "x"), _finite(dy, "dy")
     if isinstance(layer, KeyedDropout):

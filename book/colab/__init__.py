@@ -1,0 +1,82 @@
+"""Sphinx extension: a second rendering of each chapter, as a notebook for Google Colab and plain Jupyter.
+
+`jupyter-book build . --builder custom --custom-builder colab` writes one notebook for each chapter. Its code cells and
+outputs are the chapter's own; its text is plain Markdown made from what the book has resolved, so numbers, references
+and links are the book's. The first cell installs dropoutlib's wheel from the site that serves the book. The HTML build
+puts that wheel on the site, and a button that opens the notebook at the head of each chapter.
+
+Whose site and whose repository: see `book.colab.site`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from myst_nb.core.render import base_render_priority
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ConfigError
+from sphinx.util.typing import ExtensionMetadata
+
+from book.colab import wheel
+from book.colab.builder import ColabBuilder, chapters, notebook_name
+from book.colab.site import Site
+
+
+def add_launch_button(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Put the button that opens a chapter's notebook at the head of its page."""
+    if pagename in chapters(app.env) and (url := Site.of(app.config).launch(notebook_name(pagename))):
+        button = {"type": "link", "url": url, "text": "Open in Colab", "label": "launch-colab", "classes": "fs-6"}
+        context["header_buttons"].insert(0, button)
+
+
+def put_wheels_on_site(app: Sphinx, exception: Exception | None) -> None:
+    """Put the wheels of this and of the published versions where the install cells look for them."""
+    if exception is None and app.builder.name == "html":
+        out = Path(app.outdir)
+        wheels = wheel.provide(Path(app.srcdir), out.parent).parent
+        shutil.rmtree(out / "wheels", ignore_errors=True)
+        shutil.copytree(wheels, out / "wheels")
+
+
+def remove_page_files(app: Sphinx, exception: Exception | None) -> None:
+    """Remove the style sheets and scripts that other extensions copy into every output folder."""
+    if app.builder.name == ColabBuilder.name:
+        shutil.rmtree(Path(app.outdir) / "_static", ignore_errors=True)
+
+
+def check_site(app: Sphinx, config: Config) -> None:
+    """Refuse a repository or an address that cannot be meant."""
+    try:
+        Site.of(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def accept_outputs(app: Sphinx, config: Config) -> None:
+    """Tell myst-nb that the notebooks take every kind of output that the pages take."""
+    formats = base_render_priority()["html"].items()
+    config.nb_mime_priority_overrides = [
+        *config.nb_mime_priority_overrides,
+        *((ColabBuilder.name, kind, priority) for kind, priority in formats),
+    ]
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    here = Site.from_environment()
+    # A change of one of these makes Sphinx write all pages again.
+    app.add_config_value("book_repository", here.repository, "html", str)
+    app.add_config_value("book_url", here.url, "html", str)
+    app.add_builder(ColabBuilder)
+    app.connect("config-inited", check_site)
+    app.connect("config-inited", accept_outputs)
+    app.connect("html-page-context", add_launch_button, priority=600)
+    app.connect("build-finished", put_wheels_on_site)
+    app.connect("build-finished", remove_page_files, priority=900)
+    metadata: dict[str, Any] = {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return metadata  # type: ignore[return-value]

@@ -1,0 +1,195 @@
+"""The built book in headless Chromium, without a network: in light and dark, wide and narrow, by keyboard."""
+
+import contextlib
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+from tests.book.conftest import DOCUMENTS
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+CHAPTER = "chapters/standard-vs-inverted"
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@dataclass
+class Site:
+    """The book at an address, and a browser that can reach nothing else."""
+
+    browser: Browser
+    origin: str
+
+    @contextlib.contextmanager
+    def open(self, name: str, origin: str | None = None, **options: Any) -> Iterator[Page]:
+        """Open a page; fail at the end if it asked another host, a request failed, or an error was logged."""
+        origin = origin or self.origin
+        failures: list[str] = []
+
+        def refuse_foreign(route: Route) -> None:
+            if route.request.url.startswith(origin):
+                route.continue_()
+            else:
+                failures.append(f"asked for {route.request.url}")
+                route.abort()
+
+        context: BrowserContext = self.browser.new_context(**({"viewport": WIDE} | options))
+        context.route("**/*", refuse_foreign)
+        page = context.new_page()
+        page.on("pageerror", lambda error: failures.append(f"raised {error}"))
+        page.on("console", lambda message: message.type == "error" and failures.append(f"logged {message.text}"))
+        if scripts := options.get("java_script_enabled", True):
+            page.on("requestfailed", lambda request: failures.append(f"could not load {request.url}"))
+        page.on("response", lambda answer: answer.status >= 400 and failures.append(f"{answer.status} {answer.url}"))
+        try:
+            page.goto(f"{origin}/{name}.html")
+            if scripts:
+                page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise }")
+            yield page
+            assert failures == []
+        finally:
+            context.close()
+
+
+@pytest.fixture(scope="module")
+def site(built: Path) -> Iterator[Site]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        message = "Chromium is missing; on Debian: apt-get install chromium"
+        if os.environ.get("CI") or os.environ.get("REQUIRE_ALL"):
+            pytest.fail(message)
+        pytest.skip(message)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(built)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield Site(browser, f"http://127.0.0.1:{server.server_port}")
+        browser.close()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
+def test_a_page_loads_whole(site: Site, name: str) -> None:
+    with site.open(name) as page:
+        assert_rendered(page)
+
+
+def test_the_book_opens_from_a_folder(site: Site, built: Path) -> None:
+    with site.open(CHAPTER, origin=built.as_uri(), offline=True) as page:
+        assert_rendered(page)
+        assert page.locator("mjx-container").count() > 0
+
+
+def assert_rendered(page: Page) -> None:
+    """Assert that mathematics is set in MathJax's own fonts, and that every image is there."""
+    formulas = page.locator("article .math").count()
+    assert page.locator("article mjx-container").count() >= formulas
+    assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    if formulas:
+        page.wait_for_function("[...document.fonts].some(f => /MJX/.test(f.family) && f.status === 'loaded')")
+        assert page.evaluate("[...document.fonts].filter(f => f.status === 'error').map(f => f.family)") == []
+    missing = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src)"
+    assert page.evaluate(missing) == []
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
+def test_a_page_does_not_scroll_sideways_on_a_telephone(site: Site, name: str) -> None:
+    with site.open(name, viewport=NARROW) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
+        wide = """[...document.querySelectorAll('article *')].filter(e => {
+            const boxed = x => x && (getComputedStyle(x).overflowX !== 'visible' || boxed(x.parentElement))
+            return e.getBoundingClientRect().right > innerWidth + 1 && !boxed(e)
+        }).map(e => e.outerHTML.slice(0, 200))"""
+        assert page.evaluate(wide) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
+def test_a_page_is_accessible(site: Site, name: str, scheme: str) -> None:
+    with site.open(name, color_scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        # Preloading makes axe ask for style sheets at addresses of its own making.
+        options: dict[str, Any] = {"preload": False}
+        if scheme == "dark":
+            options["runOnly"] = ["color-contrast"]
+        found = Axe().run(page, context={"exclude": ["mjx-container"]}, options=options).response["violations"]
+    assert [(item["id"], [node["html"][:200] for node in item["nodes"]][:5]) for item in found] == []
+
+
+def test_figures_are_dark_in_dark_mode(site: Site) -> None:
+    with site.open(CHAPTER, color_scheme="dark") as page:
+        figures = page.locator("article .cell_output img").all()
+        assert figures
+        for figure in figures:
+            assert "invert(1)" in figure.evaluate("e => getComputedStyle(e).filter")
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_a_prediction_is_made_by_keyboard(site: Site, scripts: bool) -> None:
+    with site.open(CHAPTER, java_script_enabled=scripts) as page:
+        prediction = page.locator(".prediction").first
+        answers = prediction.locator(".answer")
+        choices = prediction.get_by_role("radio")
+        assert prediction.get_by_role("group").count() >= 1
+        for answer in answers.all():
+            expect(answer).not_to_be_visible()
+        choices.first.focus()
+        page.keyboard.press("Space")
+        expect(choices.first).to_be_checked()
+        for chosen in range(choices.count()):
+            for number, answer in enumerate(answers.all()):
+                expect(answer).to_be_visible(visible=number == chosen)
+            assert answers.nth(chosen).evaluate("e => e.getBoundingClientRect().height") > 20
+            page.keyboard.press("ArrowDown")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        for answer in answers.all():
+            expect(answer).to_be_visible()
+
+
+def test_a_prediction_tells_its_answer_to_a_screen_reader(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        prediction = page.locator(".prediction").first
+        answer = (prediction.locator(".answer p").last.text_content() or "")[:30]
+        assert answer
+        assert answer not in prediction.aria_snapshot()
+        prediction.get_by_role("radio").last.check()
+        assert answer in prediction.aria_snapshot()
+        assert prediction.locator("[aria-live=polite]").locator(".answer").count() > 0
+
+
+def test_without_style_sheets_the_answers_stay_closed(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        page.evaluate("document.querySelectorAll('link[rel=stylesheet], style').forEach(e => e.remove())")
+        prediction = page.locator(".prediction").first
+        expect(prediction.locator(".answer").first).not_to_be_visible()
+        prediction.locator("summary").click()
+        for answer in prediction.locator(".answer").all():
+            expect(answer).to_be_visible()
+
+
+def test_a_claim_leads_to_its_row(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        mark = page.locator(".claim-mark a").first
+        assert mark.inner_text().strip() or mark.text_content()
+        assert mark.evaluate("e => getComputedStyle(e, '::before').content").startswith('"')
+        mark.click()
+        page.wait_for_url("**/appendix/claims.html#claim-*")
+        expect(page.locator("tr:target")).to_be_visible()

@@ -1,0 +1,57 @@
+"""The book as it was built."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from book import checks, landing_figure
+from book.notebooks import ROOT
+
+FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax")
+
+
+def test_every_page_of_the_contents_is_there(built: Path) -> None:
+    assert checks.missing_pages(built, ROOT / "_toc.yml") == []
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+def test_no_page_has_a_defect(built: Path, check: Callable[[Path], list[str]]) -> None:
+    assert check(built) == []
+
+
+def test_mathjax_and_its_fonts_are_served_by_the_book(built: Path) -> None:
+    assert (built / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    assert len(list(built.glob("_static/mathjax/output/chtml/fonts/woff-v2/*.woff"))) >= 20
+
+
+def test_the_builders_environment_has_no_framework(built: Path) -> None:
+    environment = ROOT / ".venv-book"
+    if not environment.is_dir():
+        pytest.skip("the book was built from another environment; make book makes .venv-book")
+    installed = {path.name for path in environment.glob("lib/python*/site-packages/*")}
+    assert "sphinx" in installed
+    assert installed.isdisjoint(FRAMEWORKS)
+
+
+def test_the_landing_figure_is_the_one_that_its_code_draws() -> None:
+    with Image.open(landing_figure.PATH) as image:
+        drawn_by = image.info[landing_figure.DIGEST_KEY]
+    assert drawn_by == landing_figure.source_digest(), "run python -m book.landing_figure"
+
+
+def test_the_landing_figure_shows_both_conventions() -> None:
+    outputs, x, q = landing_figure.outputs(), landing_figure.activations(), 1 - landing_figure.P
+    kept = outputs["standard", "training"] != 0
+    assert 0 < kept.sum() < x.size
+    assert outputs["standard", "training"] == pytest.approx(x * kept)
+    assert outputs["inverted", "training"] == pytest.approx(x * kept / q)
+    assert outputs["standard", "evaluation"] == pytest.approx(x * q)
+    assert outputs["inverted", "evaluation"] == pytest.approx(x)
+
+
+def test_the_landing_figure_can_be_drawn(tmp_path: Path) -> None:
+    landing_figure.draw(tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.info[landing_figure.DIGEST_KEY] == landing_figure.source_digest()

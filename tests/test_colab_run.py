@@ -1,0 +1,147 @@
+"""Every notebook for Colab, run from top to bottom where nothing of this project is: only its site, on this machine.
+
+Each environment is made for the run, with pip: one with the packages of this book's own lock file, one with the
+versions that Google Colab has. The site is built for an address on this machine and served there.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from nbclient import NotebookClient
+
+import dropoutlib
+from book import notebooks
+from tests.book.building import build, served
+from tests.test_matrix import interpreter, run
+
+CHAPTERS = notebooks.chapters()
+COLAB_PACKAGES = Path(__file__).with_name("colab-requirements.txt")
+COLAB_PYTHON = "3.13"
+# What the kernel and every chapter need, and what some import.
+ALWAYS = ("ipykernel", "matplotlib", "mlxtend", "numpy", "scikit-learn")
+TENSORFLOW = "tensorflow-cpu" if sys.platform == "linux" else "tensorflow"
+FRAMEWORKS = {
+    "torch": ("torch",),
+    "pytorch": ("torch",),
+    "tensorflow": (TENSORFLOW,),
+    "keras": ("keras", TENSORFLOW),
+    "jax": ("jax",),
+    "flax": ("flax",),
+    "onnx": ("onnx",),
+}
+NOT_OF_THIS_PROJECT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "IPYTHONDIR", "JUPYTER_PATH")
+
+pytestmark = pytest.mark.long
+
+
+def imports(chapter: Path) -> set[str]:
+    """Return every name on the way to a module that a chapter's code imports."""
+    found: set[str] = set()
+    for _, cell in notebooks.code_cells(notebooks.read(chapter)):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                found.update(*(alias.name.split(".") for alias in node.names))
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.update(node.module.split("."))
+    return found
+
+
+@dataclass
+class Environment:
+    """A virtual environment, and the folder where Jupyter finds its kernel."""
+
+    python: Path
+    jupyter: Path
+
+    def freeze(self) -> set[str]:
+        return set(run(self.python, "-m", "pip", "freeze", "--disable-pip-version-check").splitlines())
+
+    def has(self, package: str) -> bool:
+        return any(line.startswith(f"{package}==") for line in self.freeze())
+
+    def run(self, path: Path, folder: Path) -> list[str]:
+        """Run a notebook in a folder and return what its cells print."""
+        notebook = notebooks.read(path)
+        client = NotebookClient(
+            notebook, kernel_name="here", timeout=900, resources={"metadata": {"path": str(folder)}}
+        )
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_OF_THIS_PROJECT}
+        client.execute(env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3", "IPYTHONDIR": str(self.jupyter / "ipython")})
+        return [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def make(folder: Path, base: Path, *requirements: str | Path) -> Environment:
+    """Make an environment that has these packages, with what they need, and nothing else."""
+    run(base, "-m", "venv", folder / "venv")
+    python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+    absent = subprocess.run([python, "-c", "import dropoutlib"], cwd=folder, capture_output=True, check=False)
+    assert absent.returncode != 0
+    spec = folder / "jupyter" / "kernels" / "here"
+    spec.mkdir(parents=True)
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Here", "language": "python"}))
+    return Environment(python, folder / "jupyter")
+
+
+def locked(folder: Path) -> Environment:
+    """The packages of the chapters at the versions of the lock file."""
+    frameworks = {name for chapter in CHAPTERS for key in imports(chapter) for name in FRAMEWORKS.get(key, ())}
+    return make(folder, Path(sys.executable), "-c", notebooks.ROOT / "constraints.txt", *ALWAYS, *sorted(frameworks))
+
+
+def colab(folder: Path) -> Environment:
+    """Colab's Python and the versions of its packages, without PyTorch."""
+    base = interpreter(COLAB_PYTHON)
+    if base is None:
+        message = f"Python {COLAB_PYTHON} is neither on the path nor under pyenv; install it to run as in Colab"
+        if os.environ.get("REQUIRE_ALL") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return make(folder, base, "-r", COLAB_PACKAGES)
+
+
+@pytest.fixture(scope="module", params=(locked, colab), ids=lambda make_environment: make_environment.__name__)
+def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    made: Environment = request.param(tmp_path_factory.mktemp(request.param.__name__))
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address of the served site, and the folder of the notebooks that were made for it."""
+    folder = tmp_path_factory.mktemp("site")
+    with served(folder / "_build" / "html") as address:
+        yield address, build(folder, "html", "colab", url=address) / "colab"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_notebook_runs_where_nothing_of_this_project_is(
+    environment: Environment,
+    site: tuple[str, Path],
+    chapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if {"torch", "pytorch"} & imports(chapter) and not environment.has("torch"):
+        pytest.skip("needs PyTorch, whose wheel of Colab's version is gigabytes; run in the other environment only")
+    run(environment.python, "-m", "pip", "uninstall", "--quiet", "--yes", "dropoutlib")
+    before = environment.freeze()
+    monkeypatch.setenv("JUPYTER_PATH", str(environment.jupyter))
+    address, folder = site
+    printed = environment.run(folder / chapter.name, tmp_path)
+    after = environment.freeze()
+    assert before - after == set()
+    [installed] = after - before
+    name = f"dropoutlib-{dropoutlib.__version__}-py3-none-any.whl"
+    assert installed.startswith(f"dropoutlib @ {address}/wheels/{name}#sha256=")
+    assert any(f"dropoutlib {dropoutlib.__version__}" in text for text in printed)
