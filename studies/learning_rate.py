@@ -363,11 +363,12 @@ def _one_thread() -> None:
 
 def main() -> None:
     """Run both blocks and store scores and conclusions."""
+    code = code_digest("studies.learning_rate")  # before the run: the code may change while it lasts
     blocks = {name: run(seeds=seeds, workers=2, bar=progress) for name, seeds in BLOCKS.items()}
     save(
         "learning_rate",
         {
-            "code_sha256": code_digest("studies.learning_rate"),
+            "code_sha256": code,
             "seeds": {name: list(seeds) for name, seeds in BLOCKS.items()},
             "steps": list(CHECKPOINTS),
             "columns": ["validation NLL", "test NLL", "test accuracy"],

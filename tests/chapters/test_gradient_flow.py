@@ -70,7 +70,8 @@ def cosines(g: Array, masks: Array) -> Array:
     """Return the cosine of each masked gradient with g, 0 where all is dropped."""
     masked = masks * g
     norms = np.linalg.norm(masked, axis=1)
-    return np.divide(masked @ g, norms * np.linalg.norm(g), out=np.zeros(len(masks)), where=norms > 0)
+    cosine: Array = np.divide(masked @ g, norms * np.linalg.norm(g), out=np.zeros(len(masks)), where=norms > 0)
+    return cosine
 
 
 # --- the gradient and its check ------------------------------------------------------------------------------------
@@ -210,8 +211,7 @@ def test_kept_and_averaged_gradients_with_and_without_scale(p: float) -> None:
 def test_variance_against_p_rises_for_inverted_and_peaks_at_one_half_for_standard() -> None:
     rates = np.linspace(0.01, 0.99, 99)
     inverted, standard = (
-        np.array([float(moments(np.ones(1), p, c).variance[0]) for p in rates])  # type: ignore[arg-type]
-        for c in ("inverted", "standard")
+        np.array([float(moments(np.ones(1), p, c).variance[0]) for p in rates]) for c in ("inverted", "standard")
     )
     np.testing.assert_allclose(inverted, rates / (1 - rates), rtol=1e-12)
     np.testing.assert_allclose(standard, rates * (1 - rates), rtol=1e-12)
