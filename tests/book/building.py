@@ -19,7 +19,7 @@ def build(folder: Path, *builders: str, repository: str = "", url: str = "") -> 
     """Build the book for a site, as `html` or `colab` or both, and return the folder that holds these."""
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "--path-output", str(folder)]
     command += ["--quiet", "-W", "-n", "--keep-going"]
-    environment = os.environ | {"BOOK_REPOSITORY": repository, "BOOK_URL": url}
+    environment = os.environ | {"BOOK_REPOSITORY": repository, "BOOK_URL": url, "PYTHONPATH": str(ROOT)}
     for builder in builders:
         custom = [] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
         done = subprocess.run([*command, *custom], env=environment, capture_output=True, text=True, check=False)

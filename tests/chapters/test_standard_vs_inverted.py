@@ -1,4 +1,31 @@
-"""The claims of the chapter "standard-vs-inverted", each decided by running it."""
+"""The claims of the chapter "standard-vs-inverted", each decided by running it.
+
+Most are identities, checked over several p. Two conclusions come from trained networks (digits, 64-100-100-10, standard
+dropout at p = .2, .5 and .8, Adam, 300 steps; scored on the test split, nothing chosen on it). Their rules were set on
+seeds 0 to 3 and 10 to 13 before the other block below was run.
+
+1. The evaluation pass is nearer to the geometric than to the arithmetic mean over masks: in each network its distance
+   to the first is less than half of that to the second.
+2. At p = .5 a wrong factor on the followers moves the mean accuracy by less than .015, and the mean NLL grows at least
+   1.2-fold if the fold is forgotten and 4-fold if it is done twice or inverted.
+3. At p = .2 a forgotten fold raises the NLL by less than a tenth; at p = .8 folding twice costs over .3 of accuracy.
+
+All held in both blocks:
+
+==  ==============================================  ==================  ====================
+    figure                                          seeds 0 to 3        seeds 100 to 107
+                                                    (chapter)           (long)
+==  ==============================================  ==================  ====================
+1   distance to the geometric mean, .2, .5, .8      .004, .011, .040    .004, .011, .039
+1   distance to the arithmetic mean, .2, .5, .8     .034, .105, .145    .033, .106, .145
+2   accuracy right, forgotten, twice, divided, .5   .960 .958 .960      .962 .960 .962 .960
+                                                    .958
+2   NLL right, forgotten, twice, divided, .5        .147 .213 .903      .143 .191 .898 .696
+                                                    .790
+3   NLL right and forgotten, .2                     .089 .092           .089 .089
+3   accuracy right and twice, .8                    .851 .348           .851 .297
+==  ==============================================  ==================  ====================
+"""
 
 import itertools
 import subprocess
@@ -151,10 +178,15 @@ def trained(data: Dataset, p: float, seed: int) -> Network:
     return network
 
 
-@pytest.fixture(scope="module")
-def networks(data: Dataset) -> dict[float, list[Network]]:
-    """Return networks of seeds that the chapter does not use."""
-    return {p: [trained(data, p, seed) for seed in (10, 11, 12, 13)] for p in RATES}
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(range(4), id="chapter"),
+        pytest.param(range(100, 108), id="other", marks=pytest.mark.long),
+    ],
+)
+def networks(request: pytest.FixtureRequest, data: Dataset) -> dict[float, list[Network]]:
+    return {p: [trained(data, p, seed) for seed in request.param] for p in RATES}
 
 
 @pytest.mark.claim("deep-net-nearer-geometric")
@@ -162,13 +194,16 @@ def networks(data: Dataset) -> dict[float, list[Network]]:
 def test_evaluation_pass_of_trained_networks_is_nearer_to_the_geometric_mean(
     data: Dataset, networks: dict[float, list[Network]], p: float
 ) -> None:
+    distances = []
     for network in networks[p]:
         evaluation = softmax(network.net.eval()(data.test.x))
         network.net.train()
         log_probs = np.array([log_softmax(network.net(data.test.x)) for _ in range(200)])
         means = softmax(log_probs.mean(axis=0)), np.exp(log_probs).mean(axis=0)
-        geometric, arithmetic = (np.abs(mean - evaluation).sum(axis=1).mean() / 2 for mean in means)
-        assert geometric < arithmetic / 2
+        distances.append([np.abs(mean - evaluation).sum(axis=1).mean() / 2 for mean in means])
+    geometric, arithmetic = np.transpose(distances)
+    print(f"p = {p}, {len(geometric)} networks: geometric {geometric.mean():.3f}, arithmetic {arithmetic.mean():.3f}")
+    assert np.all(geometric < arithmetic / 2)
 
 
 def evaluated(data: Dataset, network: Network, weight_factor: float, bias_factor: float = 1.0) -> np.ndarray:
@@ -242,7 +277,9 @@ def test_wrong_folds_keep_accuracy_and_spoil_the_likelihood(
 ) -> None:
     def means(p: float, factor: float) -> np.ndarray:
         probs = [evaluated(data, network, factor) for network in networks[p]]
-        return np.mean([[accuracy(f, data.test.y), nll(f, data.test.y)] for f in probs], axis=0)
+        found = np.mean([[accuracy(f, data.test.y), nll(f, data.test.y)] for f in probs], axis=0)
+        print(f"p = {p}, factor {factor:.2f}, {len(probs)} networks: accuracy {found[0]:.3f}, NLL {found[1]:.3f}")
+        return found
 
     right = means(0.5, 0.5)
     for factor, growth in ((1.0, 1.2), (0.25, 4.0), (2.0, 4.0)):
