@@ -45,7 +45,7 @@ All held in both blocks. Means, with half the width of a paired 95 % interval:
 10  and with another mean                   .996, .992, .979                .994, .989, .978
 11  digits, NLL and ECE, forgotten at .5    .509 -.265, .275 -.206          .502 -.252, .262 -.196
 12  correlation of two maps                 1 off, .11 on                   1 off, .13 on
-13  accuracy; NLL of 1/p at .2              -.001, -.012; +.41              (seeds 0 and 1 only)
+13  accuracy of both; NLL of 1/p at .2      -.001, -.012; +.41              +.005, -.020; +.43 (100 to 103)
 ==  ======================================  ==============================  ==============================
 """
 
