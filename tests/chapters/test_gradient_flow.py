@@ -1,8 +1,8 @@
 """The claims of the chapter "gradient-flow", each decided by running it.
 
-What chance could have decided was listed here, with its rule, before it ran; each is checked under two blocks, and the
-figures of both are printed (pytest -s). The learning rates have their own list of 16 in `studies.learning_rate`; the
-chapter shows it with the figures of both blocks.
+What chance could have decided is listed here with its rule. The first blocks had been explored when the rules were
+written; the second ones had not been looked at. Both are printed (pytest -s). The learning rates have their own list of
+16 in `studies.learning_rate`, written before either of its blocks ran; the chapter shows it with the figures of both.
 
 ==================================================================  ==================================================
 conclusion                                                          rule, in every seed or pair of a block
