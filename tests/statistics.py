@@ -1,9 +1,9 @@
 """Exact alarms for statistical tests, and the false-alarm rate of a run.
 
 A statistical test compares what it saw with what must happen by chance. Each single comparison raises a false alarm
-with a probability of at most 1e-10 (`RATE`). A test declares how many comparisons it makes at most,
+with a probability of at most 1e-11 (`RATE`). A test declares how many comparisons it makes at most,
 `@pytest.mark.statistical(comparisons=K)`, and the fixture `alarm` holds it to that. The comparisons declared in one
-run, all seeds included, may not exceed 10,000 (`BUDGET`), or the run does not start: by the union bound a whole run of
+run, all seeds included, may not exceed 100,000 (`BUDGET`), or the run does not start: by the union bound a whole run of
 right code turns red by chance with a probability of at most 1e-6. This is the family-wise false-alarm rate. When the
 budget is used up, lower `RATE`: the bounds stay exact and grow by a few per cent.
 
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom  # type: ignore[import-untyped]
 
-RATE = 1e-10
+RATE = 1e-11
 FAMILY_RATE = 1e-6
 BUDGET = round(FAMILY_RATE / RATE)
 DEFAULT_SEED = 20260901

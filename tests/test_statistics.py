@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom  # type: ignore[import-untyped]
+from scipy.stats import binom, norm  # type: ignore[import-untyped]
 
 from tests.statistics import BUDGET, FAMILY_RATE, RATE, Alarm, bernstein, binomial_power, seeds, shown_power, two_sided
 
@@ -37,7 +37,8 @@ def test_bernstein_holds_against_exact_binomial_tails(trials: int, probability: 
 
 def test_bernstein_is_close_to_the_z_bound_of_a_large_sum() -> None:
     z = bernstein(variance=1e6, bound=1.0, rate=RATE) / 1e3
-    assert 6.47 < z < 7.0  # the normal quantile of 1e-10, and what strictness costs
+    quantile = norm.isf(RATE / 2)
+    assert quantile < z < 1.1 * quantile  # strictness costs a little
 
 
 def test_two_sided_is_twice_the_smaller_tail() -> None:
@@ -128,8 +129,9 @@ def test_marks_and_options_as_pytest_sees_them(tmp_path: Path, count: int, decla
 
 
 def test_more_comparisons_than_a_run_may_make_are_refused(tmp_path: Path) -> None:
-    case = "import pytest\n@pytest.mark.statistical(comparisons=2001)\ndef test_a(seed, alarm): pass\n"
-    assert "10005 comparisons are declared" in run(tmp_path, case, "--seeds", "5")
+    each = BUDGET // 5 + 1
+    case = f"import pytest\n@pytest.mark.statistical(comparisons={each})\ndef test_a(seed, alarm): pass\n"
+    assert f"{5 * each} comparisons are declared" in run(tmp_path, case, "--seeds", "5")
     assert "4 passed" in run(tmp_path, case, "--seeds", "4")
 
 

@@ -69,9 +69,9 @@ def accept_outputs(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     here = Site.from_environment()
-    # A change of one of these makes Sphinx write all pages again.
+    # The pages hold the repository alone, and are written again when it changes.
     app.add_config_value("book_repository", here.repository, "html", str)
-    app.add_config_value("book_url", here.url, "html", str)
+    app.add_config_value("book_url", here.url, "", str)
     app.add_builder(ColabBuilder)
     app.connect("config-inited", check_site)
     app.connect("config-inited", accept_outputs)
