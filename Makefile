@@ -19,7 +19,7 @@ export TF_ENABLE_ONEDNN_OPTS = 0
 .PHONY: help book serve colab test test-long notebooks studies fetch-wheels push-colab clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(BOOK_ENV)/.stamp  ## build the book: _build/html/index.html
 	$(BOOK_ENV)/bin/jupyter-book build . --quiet -W -n --keep-going
