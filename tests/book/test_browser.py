@@ -19,6 +19,12 @@ from tests.book.conftest import DOCUMENTS
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 CHAPTER = "chapters/standard-vs-inverted"
+# A colour that is still fading in has less contrast than it will have.
+SETTLED = """async () => {
+    await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))
+    const ends = document.getAnimations().filter(a => a.effect.getComputedTiming().endTime < Infinity)
+    await Promise.allSettled(ends.map(a => a.finished))
+}"""
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -46,7 +52,8 @@ class Site:
                 failures.append(f"asked for {route.request.url}")
                 route.abort()
 
-        context: BrowserContext = self.browser.new_context(**({"viewport": WIDE} | options))
+        defaults = {"viewport": WIDE, "reduced_motion": "reduce"}
+        context: BrowserContext = self.browser.new_context(**(defaults | options))
         context.route("**/*", refuse_foreign)
         page = context.new_page()
         page.on("pageerror", lambda error: failures.append(f"raised {error}"))
@@ -58,6 +65,7 @@ class Site:
             page.goto(f"{origin}/{name}.html")
             if scripts:
                 page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise }")
+                page.evaluate(SETTLED)
             yield page
             assert failures == []
         finally:
