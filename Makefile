@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve colab test test-long notebooks studies fetch-wheels push-colab clean
+.PHONY: help book serve colab test test-long notebooks assignments studies fetch-wheels push-colab clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,12 @@ test-long: $(ENV)/.stamp book  ## the long tests, then the statistical ones unde
 notebooks: $(ENV)/.stamp  ## run the chapters again and store their outputs (CHAPTER=name for one)
 	$(ENV)/bin/python -m book.notebooks $(CHAPTER)
 
+assignments: $(ENV)/.stamp  ## write students' notebooks and instructors' packs: _build/assignments
+	$(ENV)/bin/python -m grading assign
+
 studies: $(ENV)/.stamp  ## run the slow experiments again and store their results
 	$(ENV)/bin/python -m studies.learning_rate
+	$(ENV)/bin/python -m studies.batch_norm
 
 fetch-wheels: $(BOOK_ENV)/.stamp  ## before publishing: get the wheels that the site must go on serving
 	$(BOOK_ENV)/bin/python -m book.colab.publish fetch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# These draw masks and initial weights of their own, and promise no stream across devices, builds or versions.
+_DRAWING = ("torch", "tensorflow", "jax")
 _PACKAGES = ("numpy", "scipy", "sklearn", "matplotlib", "torch", "tensorflow", "keras", "jax", "flax", "onnx")
 
 
@@ -62,8 +65,18 @@ def receipt(seeds: Mapping[str, Any], outputs: Mapping[str, npt.ArrayLike]) -> N
         "versions :",
         ", ".join([f"Python {platform.python_version()}", f"dropoutlib {dropoutlib.__version__}", *loaded]),
     )
-    print("machine  :", platform.system(), platform.machine())
+    threads = os.environ.get("OMP_NUM_THREADS")
+    print(
+        f"machine  : {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        *([f"OMP_NUM_THREADS={threads}"] if threads else []),
+        sep=", ",
+    )
     print("seeds    :", ", ".join(f"{name}={value}" for name, value in seeds.items()))
     print("outputs  :", ", ".join(outputs), "->", digest(outputs)[:16])
-    print("promise  : the same digest again on this machine with these versions; elsewhere the masks are the same bits")
-    print("           and the other numbers agree to rounding")
+    print("promise  : on this machine, with these versions and as many threads, the same digest again")
+    print(
+        "           elsewhere dropoutlib's masks are the same bits, and what is computed from them agrees to rounding,"
+    )
+    print("           which long training can magnify")
+    if drawing := [name for name in _DRAWING if name in sys.modules]:
+        print("           masks and weights drawn by", " or ".join(drawing), "may be others there")

@@ -48,6 +48,27 @@ def test_it_names_a_framework_only_when_it_is_loaded(
     assert "jax" not in printed(capsys, {"a": [1.0]})
 
 
+def test_the_promise_is_smaller_where_a_framework_draws(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "tensorflow", "jax"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    alone = printed(capsys, {"a": [1.0]})
+    assert "dropoutlib's masks are the same bits" in alone
+    assert "drawn by" not in alone
+    monkeypatch.setitem(sys.modules, "torch", type("Fake", (), {"__version__": "1"}))
+    assert "drawn by torch may be others" in printed(capsys, {"a": [1.0]})
+
+
+def test_it_names_the_number_of_threads_that_was_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS=3" in line(printed(capsys, {"a": [1.0]}), "machine")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert "OMP_NUM_THREADS" not in printed(capsys, {"a": [1.0]})
+
+
 def test_it_is_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
     outputs = {"a": np.arange(6.0).reshape(2, 3)}
     assert printed(capsys, outputs) == printed(capsys, {"a": outputs["a"].copy()})
