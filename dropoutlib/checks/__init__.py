@@ -1,10 +1,34 @@
-"""Checks for the reader: `check` marks an exercise, `identify` finds out what a dropout layer does.
+"""Checks for the reader: `check` marks an exercise, `progress` sums up, `identify` finds out what a layer does.
 
 A chapter's exercises live in the module of the chapter's name. To add a chapter, write that module and import it here.
 """
 
-from dropoutlib.checks import gradient_flow, inference, standard_vs_inverted
-from dropoutlib.checks.exercises import Result, check
+from dropoutlib.checks import (
+    assignments,
+    batch_norm,
+    deployment,
+    determinism,
+    frameworks,
+    gradient_flow,
+    inference,
+    standard_vs_inverted,
+)
+from dropoutlib.checks.exercises import Progress, Result, check, progress
 from dropoutlib.checks.identification import Identity, identify
 
-__all__ = ["Identity", "Result", "check", "gradient_flow", "identify", "inference", "standard_vs_inverted"]
+__all__ = [
+    "Identity",
+    "Progress",
+    "Result",
+    "assignments",
+    "batch_norm",
+    "check",
+    "deployment",
+    "determinism",
+    "frameworks",
+    "gradient_flow",
+    "identify",
+    "inference",
+    "progress",
+    "standard_vs_inverted",
+]

@@ -12,8 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dropoutlib.checks import Result, check
-from dropoutlib.checks.exercises import FALSE_ALARM, Answer, Mistake, exercise, fits_binomial, number
+from dropoutlib.checks import Result, check, exercises, progress
+from dropoutlib.checks.exercises import (
+    FALSE_ALARM,
+    Answer,
+    Mistake,
+    description,
+    exercise,
+    fits_binomial,
+    is_placeholder,
+    judge,
+    number,
+)
 
 IDS = [f"standard-vs-inverted.{i}" for i in (1, 2, 3, 4)]
 SCALE, DROPOUT, FOLD, LR = IDS
@@ -55,6 +65,40 @@ def raises_not_implemented(*arguments: object) -> None:
 @pytest.mark.parametrize("answer", [lambda *a: None, lambda *a: ..., lambda *a: NotImplemented, raises_not_implemented])
 def test_functions_that_are_placeholders_are_not_done_yet(name: str, answer: object) -> None:
     assert check(name, answer).status == "not done yet"
+
+
+class Unwritten:
+    def __init__(self, *arguments: object) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", list(exercises._EXERCISES))
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        ...,
+        NotImplemented,
+        lambda *a: None,
+        lambda *a: ...,
+        lambda *a: NotImplemented,
+        lambda *a: (None, None),
+        lambda *a: [..., ...],
+        lambda *a: np.array(None),
+        raises_not_implemented,
+        Unwritten,
+    ],
+)
+def test_every_kind_of_unanswered_is_not_done_yet_in_every_exercise(name: str, answer: object) -> None:
+    given = {"P": 0.3, "X": 2.0, "A": 1.0, "B": 2.0, "N": 1000, "MU": 1.0, "SIGMA": 2.0, "SICK": 5, "IMAGE": 3}
+    assert judge(name, Answer(answer, given | {"SPLIT": 1})).status == "not done yet"
+
+
+def test_placeholders() -> None:
+    for value in (None, ..., NotImplemented, (None, ...), [None], np.array(...)):
+        assert is_placeholder(value)
+    for value in (0, "", (), [], (None, 1), np.array(0), np.array([None, None]), False):
+        assert not is_placeholder(value)
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -157,6 +201,86 @@ def test_answers_are_called_with_what_is_said() -> None:
     seen = []
     Answer(lambda *a: seen.append(a) or 1).call("f(1, 2)", 1, 2)
     assert seen == [(1, 2)]
+
+
+def test_a_result_keeps_its_hint_apart() -> None:
+    assert check(SCALE, lambda p: 1).hint.startswith("Without a factor")
+    assert check(SCALE, lambda p: 1 / (1 - p)).hint == ""
+
+
+@pytest.mark.parametrize("name", list(exercises._EXERCISES))
+def test_every_check_says_what_it_looks_at(name: str) -> None:
+    assert description(name).startswith("Check ")
+
+
+# Progress.
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session in which nothing was checked yet."""
+    monkeypatch.setattr(exercises, "_SESSION", {})
+
+
+@pytest.mark.usefixtures("session")
+def test_progress_counts_the_exercises_of_the_chapters_that_were_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    check(SCALE, lambda p: 1 / (1 - p))
+    check(FOLD, lambda weights, rates: weights)
+    check(LR, None)
+    capsys.readouterr()
+    result = progress()
+    assert result.done == (SCALE,)
+    assert result.not_yet_right == (FOLD,)
+    assert result.not_done_yet == (DROPOUT, LR)
+    assert capsys.readouterr().out == f"{result.message}\n" == f"{result}\n"
+    assert result.message.splitlines() == [
+        "standard-vs-inverted: 1 of 4 done",
+        f"  done          {SCALE}",
+        f"  not yet right {FOLD}",
+        f"  not done yet  {DROPOUT}, {LR}",
+    ]
+    result._ipython_display_()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("session")
+def test_progress_takes_the_last_check_of_each_exercise() -> None:
+    check(SCALE, None)
+    check(SCALE, lambda p: 1 / p)
+    check(SCALE, lambda p: 1 / (1 - p))
+    assert progress().done == (SCALE,)
+    check(SCALE, lambda p: 1 / p)
+    assert progress().not_yet_right == (SCALE,)
+
+
+@pytest.mark.usefixtures("session")
+def test_progress_over_several_chapters_and_by_name() -> None:
+    check(SCALE, lambda p: 1 / (1 - p))
+    check("gradient-flow.1", None)
+    lines = progress().message.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "gradient-flow: 0 of 4 done",
+        "standard-vs-inverted: 1 of 4 done",
+    ]
+    assert progress("inference").not_done_yet == ("inference.1", "inference.2", "inference.3")
+    with pytest.raises(ValueError, match=r"no exercises of 'chapter'; known are .*inference"):
+        progress("chapter")
+
+
+@pytest.mark.usefixtures("session")
+def test_progress_before_the_first_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert progress().message == "No exercise was checked yet."
+
+
+@pytest.mark.usefixtures("session")
+def test_judging_an_answer_elsewhere_leaves_the_session_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert judge(SCALE, Answer(lambda p: 1 / (1 - p)))
+    assert progress().message == "No exercise was checked yet."
+
+
+def test_a_number_of_the_text_that_is_not_passed() -> None:
+    with pytest.raises(ValueError, match=r"needs the number P; pass it: check\(\.\.\., P=P\)"):
+        check("two-dropouts.3", lambda: (1, 2, 3, 4))
 
 
 # 1
