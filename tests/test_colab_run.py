@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +20,9 @@ from nbclient import NotebookClient
 import dropoutlib
 from book import notebooks
 from tests.book.building import build, served
-from tests.test_matrix import interpreter, run
+from tests.environments import COLAB_PACKAGES, COLAB_PYTHON, interpreter, make, run
 
 CHAPTERS = notebooks.chapters()
-COLAB_PACKAGES = Path(__file__).with_name("colab-requirements.txt")
-COLAB_PYTHON = "3.13"
 # What the kernel and every chapter need, and what some import.
 ALWAYS = ("ipykernel", "matplotlib", "mlxtend", "numpy", "scikit-learn")
 TENSORFLOW = "tensorflow-cpu" if sys.platform == "linux" else "tensorflow"
@@ -79,13 +76,9 @@ class Environment:
         return [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def make(folder: Path, base: Path, *requirements: str | Path) -> Environment:
-    """Make an environment that has these packages, with what they need, and nothing else."""
-    run(base, "-m", "venv", folder / "venv")
-    python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
-    absent = subprocess.run([python, "-c", "import dropoutlib"], cwd=folder, capture_output=True, check=False)
-    assert absent.returncode != 0
+def environment_of(folder: Path, base: Path, *requirements: str | Path) -> Environment:
+    """Make an environment that has these packages, with what they need, and a kernel in it."""
+    python = make(folder, base, *requirements)
     spec = folder / "jupyter" / "kernels" / "here"
     spec.mkdir(parents=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -96,18 +89,14 @@ def make(folder: Path, base: Path, *requirements: str | Path) -> Environment:
 def locked(folder: Path) -> Environment:
     """The packages of the chapters at the versions of the lock file."""
     frameworks = {name for chapter in CHAPTERS for key in imports(chapter) for name in FRAMEWORKS.get(key, ())}
-    return make(folder, Path(sys.executable), "-c", notebooks.ROOT / "constraints.txt", *ALWAYS, *sorted(frameworks))
+    return environment_of(
+        folder, Path(sys.executable), "-c", notebooks.ROOT / "constraints.txt", *ALWAYS, *sorted(frameworks)
+    )
 
 
 def colab(folder: Path) -> Environment:
     """Colab's Python and the versions of its packages, without PyTorch."""
-    base = interpreter(COLAB_PYTHON)
-    if base is None:
-        message = f"Python {COLAB_PYTHON} is neither on the path nor under pyenv; install it to run as in Colab"
-        if os.environ.get("REQUIRE_ALL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    return make(folder, base, "-r", COLAB_PACKAGES)
+    return environment_of(folder, interpreter(COLAB_PYTHON), "-r", COLAB_PACKAGES)
 
 
 @pytest.fixture(scope="module", params=(locked, colab), ids=lambda make_environment: make_environment.__name__)

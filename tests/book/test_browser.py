@@ -149,6 +149,12 @@ def test_figures_are_dark_in_dark_mode(site: Site) -> None:
             assert "invert(1)" in figure.evaluate("e => getComputedStyle(e).filter")
 
 
+def test_a_table_that_a_cell_draws_is_dark_in_dark_mode(site: Site) -> None:
+    with site.open("chapters/frameworks", color_scheme="dark") as page:
+        table = page.locator(".cell_output .text_html:has(table)").first
+        assert table.evaluate("box => getComputedStyle(box).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
 def test_a_prediction_is_made_by_keyboard(site: Site, scripts: bool) -> None:
     with site.open(CHAPTER, java_script_enabled=scripts) as page:

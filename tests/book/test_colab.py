@@ -511,13 +511,24 @@ Inside.
 ````
 
 ::::{tab-set}
+:sync-group: library
+
 :::{tab-item} PyTorch
+:sync: pytorch
 ```python
 x = 1
 ```
 :::
 :::{tab-item} Keras
+:sync: keras
 The *same*.
+:::
+:::{tab-item} Flax
+:sync: flax
+```{literalinclude} code.py
+:language: python
+:start-at: y =
+```
 :::
 ::::
 
@@ -600,6 +611,7 @@ def small_book(tmp_path: Path) -> Path:
         "claims.yml": "[]\n",
         "references.bib": "@misc{known2014, author={Known, A.}, title={It}, year={2014}, url={https://e.org/it}}\n",
         "picture.png": "not really",
+        "code.py": "'Not shown.'\n\ny = 2\n",
         "dropoutlib/__init__.py": "__version__ = '3.1'\n",
         "pyproject.toml": '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         '[project]\nname = "dropoutlib"\nversion = "3.1"\n',
@@ -651,7 +663,7 @@ def test_every_element_becomes_plain_markdown(small_book: Path) -> None:
         "> **A title with `code`**\n>\n> - one, $a \\lt b$\n> - two",
         "> **Note**\n>\n> Noted.",
         "<details>\n<summary>More</summary>\n\nInside.\n\n</details>",
-        "**PyTorch**\n\n```python\nx = 1\n```\n\n**Keras**\n\nThe *same*.",
+        "**PyTorch**\n\n```python\nx = 1\n```\n\n**Keras**\n\nThe *same*.\n\n**Flax**\n\n```python\ny = 2\n```\n\n>",
         "> **Theorem 1 (Its name).** For all $x$\n>\n> $$ x \\gt 0 \\tag{1} $$",
         f"> *Proof.* Clear. By [Theorem 1]({page}#thm-one), [(1)]({page}#equation-eq-one) ",
         f"and Known ([2014]({work})). ∎",

@@ -1,0 +1,7 @@
+"""The command line: `python -m dropoutlib check --help`."""
+
+import sys
+
+from dropoutlib.frameworks.command import main
+
+sys.exit(main())

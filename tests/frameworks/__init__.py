@@ -1,0 +1,1 @@
+"""Tests of `dropoutlib.frameworks`, on the same three architectures in every framework."""
