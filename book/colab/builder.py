@@ -23,7 +23,7 @@ from book.colab.site import Site
 # A page of the book in a resolved reference, before it is known whether there is a site.
 _PAGE = "book:"
 _FOLDED_TAGS = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
-_INSTALL = """\
+INSTALL_CELL = """\
 # Installs dropoutlib {version}, the package of this course, from the site that serves the book.
 # pip checks its hash and installs nothing else: no package that is here changes.
 # Where this version is here already, nothing happens.
@@ -104,7 +104,7 @@ class ColabBuilder(Builder):
     def install_cell(self) -> NotebookNode:
         """Return the first cell, which gives the others their package."""
         address = self.site.wheel(self._wheel.name, wheel.sha256(self._wheel))
-        source = _INSTALL.format(version=wheel.version(self._wheel), address=address)
+        source = INSTALL_CELL.format(version=wheel.version(self._wheel), address=address)
         cell: NotebookNode = nbformat.v4.new_code_cell(source, id="install", metadata={"tags": ["install"]})
         return cell
 

@@ -1,0 +1,1 @@
+"""Tests of grading/ and of the assignments."""
