@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 
 from dropoutlib.frameworks import files
+from dropoutlib.frameworks._statistics import each as several
+from dropoutlib.frameworks._statistics import inputs
 from dropoutlib.frameworks.parameters import compare
 from dropoutlib.frameworks.protocol import Adapter, Array, DropoutLayers, Finding, Report
 
@@ -433,8 +435,8 @@ def _statistics(adapter: Adapter, model: Any, batches: Iterable[Any] | None) -> 
         return Finding(check, "pass", "no layer keeps running statistics")
     if batches is None:
         return Finding(check, "cannot tell", "not compared: no batches were given")
-    given = list(batches)
-    rows = sum(len(batch[0] if isinstance(batch, tuple) else batch) for batch in given)
+    given = list(several(batches))
+    rows = sum(len(inputs(batch)[0]) for batch in given)
     wrong, seen = [], []
     for gap in adapter.running_stats_gap(model, given):
         varies = gap.evaluation_var > 0

@@ -593,12 +593,12 @@ def test_a_compiled_mask_is_another_one_unless_it_falls_back(torch: Any, monkeyp
 
     def masks(fallback: bool) -> tuple[Any, Any]:
         torch._dynamo.reset()
-        monkeypatch.setattr(config, "fallback_random", fallback)
-        compiled = torch.compile(drop)
         found = []
-        for _ in range(2):
-            torch.manual_seed(0)
-            found.append(compiled(torch.ones(100_000)).numpy() != 0)
+        with config.patch(fallback_random=fallback):
+            compiled = torch.compile(drop)
+            for _ in range(2):
+                torch.manual_seed(0)
+                found.append(compiled(torch.ones(100_000)).numpy() != 0)
         return found[0], found[1]
 
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as cache:

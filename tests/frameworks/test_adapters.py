@@ -338,6 +338,86 @@ def test_looking_at_a_model_in_training_changes_nothing(framework: str) -> None:
         assert all(layer.batch_statistics for layer in tools.normalisation(model, x))
 
 
+def sum_of_two(framework: str, output: str) -> Any:
+    """Return a model of two inputs, BatchNorm(first) + dropout(second); its output is bare, in a dict, or nothing."""
+
+    def wrapped(y: Any) -> Any:
+        return {"bare": y, "dict": {"logits": y, "rest": -y}, "nested": ((y, -y), -y), "nothing": ()}[output]
+
+    if framework == "pytorch":
+        from torch import nn
+
+        class Two(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm, self.drop = nn.BatchNorm1d(FEATURES), nn.Dropout(0.3)
+
+            def forward(self, first: Any, second: Any) -> Any:
+                return wrapped(self.norm(first) + self.drop(second))
+
+        return Two().eval()
+    if framework == "keras":
+        import keras
+        from keras import layers
+
+        class Two(keras.Model):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm, self.drop = layers.BatchNormalization(epsilon=1e-5), layers.Dropout(0.3)
+
+            def call(self, first: Any, second: Any) -> Any:
+                return wrapped(self.norm(first) + self.drop(second))
+
+        model = Two()
+        model(DATA, DATA)
+        return model
+    if framework == "flax":
+        from flax import nnx
+
+        class Two(nnx.Module):
+            def __init__(self, rngs: nnx.Rngs) -> None:
+                self.norm, self.drop = nnx.BatchNorm(FEATURES, rngs=rngs), nnx.Dropout(0.3, rngs=rngs)
+
+            def __call__(self, first: Any, second: Any) -> Any:
+                return wrapped(self.norm(first) + self.drop(second))
+
+        model = Two(nnx.Rngs(0))
+        model.eval()
+        return model
+    import jax
+    from flax import linen
+
+    from dropoutlib.frameworks.flax import LinenModel
+
+    class LinenTwo(linen.Module):
+        @linen.compact
+        def __call__(self, first: Any, second: Any) -> Any:
+            norm = linen.BatchNorm(use_running_average=True, name="norm")
+            return wrapped(norm(first) + linen.Dropout(0.3, deterministic=True, name="drop")(second))
+
+    variables = LinenTwo().init(jax.random.key(0), DATA, DATA)
+    return LinenModel(LinenTwo(), variables, (DATA, DATA), {"dropout": jax.random.key(1)})
+
+
+@pytest.mark.parametrize("output", ["bare", "dict", "nested", "nothing"])
+def test_models_of_several_inputs_and_outputs(framework: str, output: str) -> None:
+    model, pair = sum_of_two(framework, output), (DATA[:8], DATA[8:16])
+    tools = adapter(model)
+    if output == "nothing":
+        with pytest.raises(ValueError, match="the model must return a"):
+            tools.predict(model, pair)
+        return
+    with untouched(framework, model):
+        np.testing.assert_allclose(tools.predict(model, pair), pair[0] / np.sqrt(1 + 1e-5) + pair[1], rtol=1e-5)
+        (gap,) = tools.running_stats_gap(model, [(DATA[:50], DATA[:50]), [DATA[50:], DATA[50:]]])
+        assert len(tools.dropout_layers(model, pair)) == len(tools.normalisation(model, pair)) == 1
+    np.testing.assert_allclose(gap.evaluation_mean, DATA.mean(axis=0), rtol=1e-5, atol=1e-6)
+    with tools.mc_mode(model):
+        assert len(tools.dropout_layers(model, pair).active) == 1
+    with pytest.raises(ValueError, match="cannot run on the input"):
+        tools.predict(model, (DATA, DATA, DATA))
+
+
 def test_parameters_of_two_builds_agree(framework: str) -> None:
     first, second = (adapter(m).parameters(m) for m in (healthy(framework, "cnn"), healthy(framework, "cnn")))
     other = adapter(healthy(framework, "cnn")).parameters(healthy(framework, "cnn", seed=1))
@@ -920,6 +1000,33 @@ def test_pytorch_a_layer_of_rate_one_is_active_though_it_draws_nothing() -> None
 
 
 @only("pytorch")
+def test_pytorch_a_model_that_runs_in_evaluation_only_is_still_looked_into() -> None:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Detector(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise ValueError("targets should not be none when in training mode")
+            return F.dropout(x, 0.3)
+
+    model = Detector().eval()
+    expected = (DropoutLayer("", 0.3, "functional dropout", True),)
+    assert adapter(model).dropout_layers(model, DATA).functional == expected
+
+
+@only("pytorch")
+def test_pytorch_half_precision_comes_back_as_float32() -> None:
+    import torch
+    from torch import nn
+
+    model = nn.Linear(FEATURES, 3).to(torch.bfloat16)
+    assert adapter(model).predict(model, DATA).dtype == np.float32
+    assert {value.dtype for value in adapter(model).parameters(model).values()} == {np.dtype(np.float32)}
+
+
+@only("pytorch")
 def test_pytorch_dropout_of_other_packages_is_recognised_by_its_name() -> None:
     import torch
     from torch import nn
@@ -1204,6 +1311,16 @@ def test_keras_a_saved_model_traced_in_training_is_looked_into(tmp_path: Path) -
         program = keras.Sequential([keras.Input((64,)), loaded_layer])
         found = adapter(program).dropout_layers(program, images("keras", "mlp"))
         assert [place.path for place in found.active] == (["loaded"] if training else [])
+
+
+@only("keras")
+def test_keras_a_functional_model_gets_its_inputs_as_a_list() -> None:
+    import keras
+
+    first, second = keras.Input((FEATURES,)), keras.Input((FEATURES,))
+    model = keras.Model([first, second], keras.layers.Add()([first, keras.layers.Dropout(0.3)(second)]))
+    assert np.array_equal(adapter(model).predict(model, (DATA, DATA)), 2 * DATA)
+    assert len(adapter(model).dropout_layers(model, (DATA, DATA))) == 1
 
 
 @only("keras")

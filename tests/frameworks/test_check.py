@@ -15,7 +15,7 @@ from dropoutlib.frameworks.parameters import compare
 from tests.frameworks.models import ARCHITECTURES, FRAMEWORKS, batches, healthy, images
 from tests.frameworks.sick import CASES, EXPECTED, RATE, example, faulty, sick
 
-SEEDS = (0, 1, 2)
+SEEDS = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 
 
 def report(model: Any, x: Any, reference: Any = None, data: Any = None) -> Report:
@@ -29,26 +29,25 @@ def finding(found: Report, check: str) -> Any:
 # --- The six sicknesses, and health
 
 
+@SEEDS
 @pytest.mark.parametrize(("framework", "sickness"), CASES)
-def test_each_sickness_is_named_first_and_explains_the_rest(framework: str, sickness: str) -> None:
+def test_each_sickness_is_named_first_and_explains_the_rest(framework: str, sickness: str, seed: int) -> None:
     check, words = EXPECTED[sickness]
-    # A program of JAX takes seconds to compile.
-    for seed in SEEDS[:1] if sickness == "traced-in-train-mode" else SEEDS:
-        model, x, reference = sick(framework, sickness, seed)
-        found = exported_check(model, x, reference)
-        assert found.first is not None
-        assert found.first.check == check
-        assert words in found.first.evidence
-        assert found.first.because is None
-        # One cause, so that every other failure hangs beneath it, directly or over another one.
-        causes = {each.check: each.because for each in found.failed}
-        for each in found.failed[1:]:
-            cause = each.because
-            while cause is not None and cause != check:
-                cause = causes[cause]
-            assert cause == check, each
-        lines = str(found).splitlines()
-        assert lines[0] == f"fail: {check}"
+    model, x, reference = sick(framework, sickness, seed)
+    found = exported_check(model, x, reference)
+    assert found.first is not None
+    assert found.first.check == check
+    assert words in found.first.evidence
+    assert found.first.because is None
+    # One cause, so that every other failure hangs beneath it, directly or over another one.
+    causes = {each.check: each.because for each in found.failed}
+    for each in found.failed[1:]:
+        cause = each.because
+        while cause is not None and cause != check:
+            cause = causes[cause]
+        assert cause == check, each
+    lines = str(found).splitlines()
+    assert lines[0] == f"fail: {check}"
 
 
 @pytest.mark.parametrize(
@@ -70,17 +69,16 @@ def test_consequences_are_found_too(framework: str, sickness: str, consequences:
     assert {each.check for each in exported_check(model, x, reference).failed[1:]} == consequences
 
 
+@SEEDS
 @pytest.mark.parametrize(("framework", "architecture"), list(itertools.product(FRAMEWORKS, ARCHITECTURES)))
-def test_healthy_models_pass_every_check(framework: str, architecture: str) -> None:
-    # The statistics of a convolutional net take seconds to settle.
-    for seed in SEEDS[:2] if architecture == "cnn" else SEEDS:
-        model = healthy(framework, architecture, seed)
-        reference = dict(adapter(model).parameters(model))
-        found = report(model, images(framework, architecture), reference, batches(framework, architecture))
-        assert found.passed, f"seed {seed}:\n{found}"
-        assert {each.check for each in found.findings} == {
-            *("evaluation-mode", "no-active-dropout", "rows-independent", "parameters", "normalisation-statistics")
-        }
+def test_healthy_models_pass_every_check(framework: str, architecture: str, seed: int) -> None:
+    model = healthy(framework, architecture, seed)
+    reference = dict(adapter(model).parameters(model))
+    found = report(model, images(framework, architecture), reference, batches(framework, architecture))
+    assert found.passed, found
+    assert {each.check for each in found.findings} == {
+        *("evaluation-mode", "no-active-dropout", "rows-independent", "parameters", "normalisation-statistics")
+    }
 
 
 def test_what_was_not_given_cannot_be_told_and_has_not_passed() -> None:
@@ -310,6 +308,18 @@ def test_few_rows_cannot_tell_a_variance() -> None:
     told = finding(report(healthy("pytorch", "cnn"), images("pytorch", "cnn"), None, data), "normalisation-statistics")
     assert told.verdict == "cannot tell"
     assert "192 rows are too few" in told.evidence
+
+
+def test_one_array_in_place_of_batches_is_refused() -> None:
+    data = np.concatenate(list(batches("pytorch", "cnn")))
+    with pytest.raises(TypeError, match=r"batches must be an iterable of inputs, such as \[x\], got ndarray"):
+        report(healthy("pytorch", "cnn"), images("pytorch", "cnn"), None, data)
+
+
+def test_a_batch_in_a_list_has_as_many_rows_as_its_array() -> None:
+    data = [[x] for x in batches("pytorch", "cnn")]
+    told = finding(report(healthy("pytorch", "cnn"), images("pytorch", "cnn"), None, data), "normalisation-statistics")
+    assert told.verdict == "pass"
 
 
 def test_dropout_before_a_batch_norm_shifts_its_statistics() -> None:
