@@ -745,6 +745,30 @@ def test_backup_and_restore_replays_too_and_an_unseeded_layer_gets_a_new_seed(tm
     assert loaded.layers[0].variables[0].numpy()[0] != model.layers[0].variables[0].numpy()[0]
 
 
+@pytest.mark.claim("keras-inference-and-the-count")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_inference_moves_the_count_of_recurrent_layers_alone() -> None:
+    import keras
+
+    x, y = np.ones((4, 5, 2), np.float32), np.ones((4, 3), np.float32)
+    moved = {}
+    for layer in (keras.layers.Dropout(P, seed=1), keras.layers.LSTM(3, dropout=P, seed=1)):
+        model = keras.Sequential([keras.Input((5, 2)), layer, keras.layers.Flatten(), keras.layers.Dense(3)])
+        model.compile("sgd", "mse", jit_compile=False)
+        [count] = {id(v): v for v in layer.variables if "seed" in v.path}.values()
+        for name, call in {
+            "plain": lambda model=model: model(x),
+            "predict": lambda model=model: model.predict(x, verbose=0),
+            "evaluate": lambda model=model: model.evaluate(x, y, verbose=0),
+            "training": lambda model=model: model(x, training=True),
+        }.items():
+            before = count.numpy().tolist()
+            call()
+            moved[type(layer).__name__, name] = count.numpy().tolist() != before
+    assert moved == {(kind, name): kind == "LSTM" or name == "training" for kind, name in moved}
+    assert len(moved) == 8
+
+
 @pytest.mark.claim("keras-xla-other-masks")
 def test_xla_draws_other_masks_from_the_same_seed() -> None:
     import tensorflow as tf
