@@ -48,11 +48,11 @@ __all__ = [
 # Divisor n, as in Keras's moving variance.
 DDOF = 0
 COMPILED = ("predict_function", "test_function", "train_function")
+Draw = tuple[str, "float | None", str]
 RANDOM = re.compile(
     r"^(Stateless|Stateful)?(Random|TruncatedNormal|ParameterizedTruncatedNormal|StandardNormal|Uniform|Multinomial)"
 )
-# Operations that only prepare a seed, or take a random shape or crop of their own name.
-Draw = tuple[str, "float | None", str]
+# Operations of such a name that only prepare a seed.
 SEEDS = re.compile(r"^StatelessRandomGet|^RandomDataset|^RandomSeed")
 
 

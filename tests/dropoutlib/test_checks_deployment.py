@@ -9,48 +9,13 @@ import numpy as np
 import pytest
 
 from dropoutlib.checks import check
+from tests.dropoutlib.checking import passed, rejected
 
 FOLD, ALIVE, DIAGNOSE = (f"deployment.{i}" for i in (1, 2, 3))
 Arrays = dict[str, np.ndarray]
 Layers = list[tuple[str, Any]]
 Program = list[tuple[str, dict[str, Any]]]
 Function = Callable[[np.ndarray], np.ndarray]
-
-
-def rejected(exercise: str, answer: object, *parts: str) -> None:
-    result = check(exercise, answer)
-    assert result.status == "failed", result.message
-    for part in parts:
-        assert part in result.message
-
-
-def passed(exercise: str, answer: object, seed: int = 0) -> None:
-    result = check(exercise, answer, seed=seed)
-    assert result, result.message
-
-
-@pytest.mark.parametrize("exercise", [FOLD, ALIVE, DIAGNOSE])
-@pytest.mark.parametrize("answer", [None, ..., lambda *arguments: ..., lambda *arguments: None])
-def test_placeholders_are_not_done_yet(exercise: str, answer: object) -> None:
-    assert check(exercise, answer).status == "not done yet"
-
-
-@pytest.mark.parametrize("exercise", [FOLD, ALIVE, DIAGNOSE])
-@pytest.mark.parametrize("value", ["text", (), [], {}, np.ones(3), float("nan"), [1], object(), 2])
-def test_a_value_of_the_wrong_kind_is_reported(exercise: str, value: object) -> None:
-    result = check(exercise, lambda *arguments: value)
-    assert result.status == "failed"
-    assert "returned" in result.message
-
-
-@pytest.mark.parametrize("exercise", [FOLD, ALIVE, DIAGNOSE])
-def test_an_error_of_the_answer_becomes_one_line(exercise: str) -> None:
-    def answer(*arguments: object) -> object:
-        raise RuntimeError("first\nsecond")
-
-    result = check(exercise, answer)
-    assert "raised RuntimeError: first" in result.message
-    assert "second" not in result.message
 
 
 # 1
