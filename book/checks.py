@@ -53,14 +53,23 @@ class Page:
         return BeautifulSoup(self.path.read_text(encoding="utf-8"), "html.parser")
 
     @cached_property
+    def prose(self) -> str:
+        """The text that a reader sees as prose, with a sign in the place of code and mathematics."""
+        return "".join(_OBJECT if _is_object(string) else string for string in self.soup.find_all(string=True))
+
+    @cached_property
     def anchors(self) -> set[str]:
         """Every name that a link into this page may have."""
         return {str(tag[key]) for key in ("id", "name") for tag in self.soup.select(f"[{key}]")}
 
 
-def pages(root: Path) -> dict[Path, Page]:
+Pages = dict[Path, Page]
+
+
+def pages(root: Path) -> Pages:
     """Return the pages of a built book by path."""
-    return {path: Page(root, path) for path in sorted(root.resolve().rglob("*.html")) if "_static" not in path.parts}
+    root = root.resolve()
+    return {path: Page(root, path) for path in sorted(root.rglob("*.html")) if "_static" not in path.parts}
 
 
 def missing_pages(root: Path, toc: Path) -> list[str]:
@@ -69,37 +78,36 @@ def missing_pages(root: Path, toc: Path) -> list[str]:
     return [f"{name}.html: in {toc.name}, but not built" for name in names if not (root / f"{name}.html").is_file()]
 
 
-def broken_links(root: Path) -> list[str]:
+def broken_links(book: Pages) -> list[str]:
     """Every internal link leads to a file, and to an anchor in it."""
-    known = pages(root)
-    return [problem for page in known.values() for problem in _broken_links(page, known)]
+    return [problem for page in book.values() for problem in _broken_links(page, book)]
 
 
-def foreign_resources(root: Path) -> list[str]:
+def foreign_resources(book: Pages) -> list[str]:
     """No page loads anything from another host."""
     return [
         f"{page.name}: loads {tag[key]} from another host"
-        for page in pages(root).values()
+        for page in book.values()
         for name, key in _LOADS
         for tag in page.soup.find_all(name, attrs={key: True})
         if urlsplit(str(tag[key])).netloc
     ]
 
 
-def raw_markup(root: Path) -> list[str]:
+def raw_markup(book: Pages) -> list[str]:
     """No TeX or MyST is left in the text."""
     return [
         f"{page.name}: shows {what} as text: {match[0]!r}"
-        for page in pages(root).values()
+        for page in book.values()
         for what, pattern in _RAW.items()
-        if (match := pattern.search(_prose(page.soup)))
+        if (match := pattern.search(page.prose))
     ]
 
 
-def bad_outputs(root: Path) -> list[str]:
+def bad_outputs(book: Pages) -> list[str]:
     """No output is a traceback, a warning or a log line."""
     problems = []
-    for page in pages(root).values():
+    for page in book.values():
         for output in page.soup.select(".cell_output"):
             text = output.get_text()
             problems += [
@@ -110,10 +118,10 @@ def bad_outputs(root: Path) -> list[str]:
     return problems
 
 
-def alt_texts(root: Path) -> list[str]:
+def alt_texts(book: Pages) -> list[str]:
     """Every image in the text has a sentence, and every other one some text or none on purpose."""
     problems = []
-    for page in pages(root).values():
+    for page in book.values():
         for image in page.soup.find_all("img"):
             alt, source = image.get("alt"), image.get("src")
             if alt is None:
@@ -128,7 +136,7 @@ def alt_texts(root: Path) -> list[str]:
 CHECKS = (broken_links, foreign_resources, raw_markup, bad_outputs, alt_texts)
 
 
-def _broken_links(page: Page, known: dict[Path, Page]) -> Iterator[str]:
+def _broken_links(page: Page, known: Pages) -> Iterator[str]:
     for tag, key in _links(page.soup):
         url = urlsplit(str(tag[key]))
         if url.scheme or url.netloc:
@@ -146,11 +154,6 @@ def _links(soup: BeautifulSoup) -> Iterator[tuple[Tag, str]]:
     for name, key in (("a", "href"), *_LOADS):
         for tag in soup.find_all(name, attrs={key: True}):
             yield tag, key
-
-
-def _prose(soup: BeautifulSoup) -> str:
-    """Return the text that a reader sees as prose, with a sign in the place of code and mathematics."""
-    return "".join(_OBJECT if _is_object(string) else string for string in soup.find_all(string=True))
 
 
 def _is_object(string: NavigableString) -> bool:

@@ -16,9 +16,15 @@ def test_every_page_of_the_contents_is_there(built: Path) -> None:
     assert checks.missing_pages(built, ROOT / "_toc.yml") == []
 
 
+@pytest.fixture(scope="module")
+def book(built: Path) -> checks.Pages:
+    return checks.pages(built)
+
+
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
-def test_no_page_has_a_defect(built: Path, check: Callable[[Path], list[str]]) -> None:
-    assert check(built) == []
+def test_no_page_has_a_defect(book: checks.Pages, check: Callable[[checks.Pages], list[str]]) -> None:
+    assert book
+    assert check(book) == []
 
 
 def test_mathjax_and_its_fonts_are_served_by_the_book(built: Path) -> None:

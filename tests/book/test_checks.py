@@ -37,8 +37,8 @@ def plant(built: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
-def test_a_good_page_has_no_problem(built: Path, check: Callable[[Path], list[str]]) -> None:
-    assert check(built) == []
+def test_a_good_page_has_no_problem(built: Path, check: Callable[[checks.Pages], list[str]]) -> None:
+    assert check(checks.pages(built)) == []
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_a_good_page_has_no_problem(built: Path, check: Callable[[Path], list[st
     ],
 )
 def test_a_planted_defect_is_found(
-    built: Path, check: Callable[[Path], list[str]], old: str, new: str, message: str
+    built: Path, check: Callable[[checks.Pages], list[str]], old: str, new: str, message: str
 ) -> None:
     plant(built, old, new)
-    found = check(built)
+    found = check(checks.pages(built))
     assert len(found) == 1, found
     assert found[0].startswith("index.html: ")
     assert message in found[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import re
 import shutil
@@ -91,7 +93,7 @@ def test_raw_myst_is_seen() -> None:
 # --- the book's own notebooks, built for two sites one after the other in one folder, and then for none
 
 
-@dataclass
+@dataclass(frozen=True)
 class Publication:
     """What was built for a site."""
 
@@ -104,7 +106,9 @@ class Publication:
     def markdown(self, chapter: Path) -> list[str]:
         return [cell.source for cell in self.notebook(chapter).cells if cell.cell_type == "markdown"]
 
+    @functools.cache  # noqa: B019 (a module's publications live as long as the module's tests)
     def page(self, name: str) -> BeautifulSoup:
+        """Return a parsed page, which the caller does not change."""
         return BeautifulSoup((self.folder / "html" / name).read_text(encoding="utf-8"), "html.parser")
 
     def texts(self) -> Iterator[tuple[Path, str]]:
@@ -165,7 +169,7 @@ def test_text_is_plain_markdown(publication: Publication, chapter: Path) -> None
 def test_nothing_of_the_text_is_lost(publications: Mapping[Site, Publication], chapter: Path) -> None:
     """The words of the page are the words of the notebook, but for what only a page has."""
     publication = publications[ONE]
-    page = publication.page(f"chapters/{chapter.stem}.html").select_one("article")
+    page = copy.copy(publication.page(f"chapters/{chapter.stem}.html").select_one("article"))
     assert page is not None
     for part in page.select(
         "div.cell, .math, .citation .label, script, style, summary, .headerlink, .caption-number, button"
