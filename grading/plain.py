@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 MOST_DEPTH = 16
+# Of a dictionary. Numbers with one hash can be chosen, and make each key as slow to enter as all before it.
+MOST_KEYS = 1_000
 _DTYPE = re.compile(r"[<>|=][biuf](1|2|4|8)")
 _SINGLE: dict[str, object] = {"Ellipsis": Ellipsis, "NotImplemented": NotImplemented}
 
@@ -87,6 +89,8 @@ def _tree(value: object, buffers: list[bytes], depth: int) -> Any:
         kind = "list" if isinstance(value, list) else "tuple"
         return [kind, *(_tree(item, buffers, depth + 1) for item in value)]
     if isinstance(value, dict):
+        if len(value) > MOST_KEYS:
+            return ["other", f"dict of {len(value)} keys"]
         pairs = [[_tree(k, buffers, depth + 1), _tree(v, buffers, depth + 1)] for k, v in value.items()]
         return ["dict", *pairs]
     name = next((name for name, single in _SINGLE.items() if value is single), "")
@@ -125,6 +129,8 @@ class _Reader:
 
     def _dictionary(self, pairs: list[Any], depth: int) -> dict[Any, Any]:
         read = {}
+        if len(pairs) > MOST_KEYS:
+            raise PlainError(f"the message holds a dictionary of more than {MOST_KEYS} keys")
         for pair in pairs:
             if not isinstance(pair, list) or len(pair) != 2 or isinstance(pair[0], list | dict):
                 raise PlainError("the message holds a dictionary whose keys are no numbers or text")

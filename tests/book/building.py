@@ -1,10 +1,11 @@
-"""Builds of the book outside its own `_build`, as `make book` and `make colab` do them."""
+"""Builds of the book outside its own `_build`, as make does them, and the browser that reads them."""
 
 from __future__ import annotations
 
 import functools
 import http.server
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from playwright.sync_api import Browser, Playwright
+
 from book.notebooks import ROOT
 
 
 def build(folder: Path, *builders: str, repository: str = "", url: str = "") -> Path:
-    """Build the book for a site, as `html` or `colab` or both, and return the folder that holds these."""
+    """Build the book for a site, as `html`, `colab`, `slides` or several, and return the folder that holds these."""
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "--path-output", str(folder)]
     command += ["--quiet", "-W", "-n", "--keep-going"]
     environment = os.environ | {"BOOK_REPOSITORY": repository, "BOOK_URL": url, "PYTHONPATH": str(ROOT)}
@@ -44,3 +48,15 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def chromium(playwright: Playwright) -> Browser:
+    """Start the browser; without one skip, or fail where everything is to be run."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        message = "Chromium is missing; on Debian: apt-get install chromium"
+        if os.environ.get("CI") or os.environ.get("REQUIRE_ALL"):
+            pytest.fail(message)
+        pytest.skip(message)
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    return playwright.chromium.launch(executable_path=program, args=arguments)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from grading.plain import MOST_DEPTH, Other, PlainError, dumps, loads
+from grading.plain import MOST_DEPTH, MOST_KEYS, Other, PlainError, dumps, loads
 
 DTYPES = [np.bool_, np.int8, np.uint16, np.int32, np.int64, np.uint64, np.float16, np.float32, np.float64]
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
@@ -168,3 +168,12 @@ def test_bools_are_bools() -> None:
     assert array.dtype == np.bool_
     assert array.tolist() == [False, True, True]
     assert array.view(np.uint8).max() == 1
+
+
+def test_a_dictionary_has_few_keys() -> None:
+    """All these keys have the hash 0, so that each is compared with all before it."""
+    many = {k * (2**61 - 1): 0 for k in range(MOST_KEYS + 1)}
+    assert loads(dumps(many)) == Other(f"dict of {len(many)} keys")
+    tree = json.dumps(["dict", *([key, 0] for key in many)]).encode()
+    with pytest.raises(PlainError, match="more than"):
+        loads(len(tree).to_bytes(4, "big") + tree)
