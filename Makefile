@@ -2,6 +2,10 @@
 PYTHON ?= python3
 CHAPTER ?=
 SEEDS ?= 50
+ASSIGNMENT ?=
+SUBMISSIONS ?= submissions
+OUT ?= marks
+OPTIONS ?=
 PORT ?= 8000
 
 BOOK_ENV = .venv-book
@@ -16,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve colab test test-long notebooks assignments studies fetch-wheels push-colab clean
+.PHONY: help book serve colab slides test test-long notebooks assignments grade studies fetch-wheels push-colab clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +34,9 @@ serve: book  ## build the book and serve it on http://localhost:8000 (PORT=...)
 # BOOK_REPOSITORY=OWNER/NAME and BOOK_URL=https://... say whose book it is; see book/colab/site.py.
 colab: book  ## write a notebook for Colab of each chapter: _build/colab/*.ipynb
 	$(BOOK_ENV)/bin/jupyter-book build . --quiet -W -n --keep-going --builder custom --custom-builder colab
+
+slides: $(BOOK_ENV)/.stamp  ## write lecture slides with speaker notes: _build/slides/*.html
+	$(BOOK_ENV)/bin/jupyter-book build . --quiet -W -n --keep-going --builder custom --custom-builder slides
 
 test: $(ENV)/.stamp book  ## style, types, and every short test
 	$(ENV)/bin/ruff check .
@@ -47,9 +54,15 @@ notebooks: $(ENV)/.stamp  ## run the chapters again and store their outputs (CHA
 assignments: $(ENV)/.stamp  ## write students' notebooks and instructors' packs: _build/assignments
 	$(ENV)/bin/python -m grading assign
 
+# OPTIONS="--key FILE --variant WORD ..."; appendix/instructors.md says more.
+grade: $(ENV)/.stamp  ## grade what students handed in (ASSIGNMENT=name SUBMISSIONS=folder OUT=folder)
+	$(ENV)/bin/python -m grading grade $(ASSIGNMENT) $(SUBMISSIONS) -o $(OUT) $(OPTIONS)
+
 studies: $(ENV)/.stamp  ## run the slow experiments again and store their results
 	$(ENV)/bin/python -m studies.learning_rate
 	$(ENV)/bin/python -m studies.batch_norm
+	$(ENV)/bin/python -m studies.does_it_help
+	$(ENV)/bin/python -m studies.uncertainty
 
 fetch-wheels: $(BOOK_ENV)/.stamp  ## before publishing: get the wheels that the site must go on serving
 	$(BOOK_ENV)/bin/python -m book.colab.publish fetch

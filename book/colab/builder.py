@@ -88,7 +88,7 @@ class ColabBuilder(Builder):
         if docname not in chapters(self.env):
             return
         stored = nbformat.read(self.env.doc2path(docname), as_version=4)
-        addresses, numbers = _Addresses(self.site, docname, doctree), _Numbers(self.env, docname)
+        addresses, numbers = _Addresses(self.site, docname, doctree), Numbers(self.env, docname)
         cells = _Cells(stored, Markdown(addresses, numbers, Path(self.srcdir)), numbers)
         cells.add(doctree.children)
         notebook = nbformat.v4.new_notebook(
@@ -132,7 +132,7 @@ class _Addresses:
         return self._works.get(anchor) or self._site.page(f"{self._here}#{anchor}")
 
 
-class _Numbers:
+class Numbers:
     """The numbers that the book gives to figures, theorems and exercises of a document."""
 
     def __init__(self, env: BuildEnvironment, docname: str) -> None:
@@ -146,7 +146,7 @@ class _Numbers:
 class _Cells:
     """The cells of a chapter's second rendering, made in reading order."""
 
-    def __init__(self, stored: NotebookNode, markdown: Markdown, numbers: _Numbers) -> None:
+    def __init__(self, stored: NotebookNode, markdown: Markdown, numbers: Numbers) -> None:
         self._stored = stored
         self._markdown = markdown
         self._numbers = numbers
