@@ -6,12 +6,16 @@ A chapter's exercises live in the module of the chapter's name. To add a chapter
 from dropoutlib.checks import (
     assignments,
     batch_norm,
+    bugs_in_the_wild,
     deployment,
     determinism,
+    does_it_help,
     frameworks,
     gradient_flow,
     inference,
     standard_vs_inverted,
+    uncertainty,
+    variants,
 )
 from dropoutlib.checks.exercises import Progress, Result, check, progress
 from dropoutlib.checks.identification import Identity, identify
@@ -22,13 +26,17 @@ __all__ = [
     "Result",
     "assignments",
     "batch_norm",
+    "bugs_in_the_wild",
     "check",
     "deployment",
     "determinism",
+    "does_it_help",
     "frameworks",
     "gradient_flow",
     "identify",
     "inference",
     "progress",
     "standard_vs_inverted",
+    "uncertainty",
+    "variants",
 ]

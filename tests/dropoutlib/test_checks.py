@@ -39,6 +39,10 @@ WRONG_KINDS: dict[str, list[object]] = {
     "determinism": [(), [], np.ones(3), True],
     "frameworks": [(), [], np.ones(3), True],
     "deployment": [(), [], np.ones(3), [1], 2],
+    "uncertainty": [(), [], np.ones(3), [1], True],
+    "bugs-in-the-wild": [(), [], np.ones(3), [1], True],
+    "does-it-help": [(), [], np.ones(4), True, (1,), [1]],
+    "variants": [(), [], np.ones(3), [1.5], True],
 }
 CHAPTERS = [name for name in exercises._EXERCISES if name.split(".")[0] in WRONG_KINDS]
 
