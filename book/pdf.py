@@ -2,8 +2,8 @@
 
 `python -m book.pdf` joins the pages of `_build/html` in the order of `_toc.yml`, behind a title page and a table of
 contents, and lets headless Chromium print them with the style of `book/static/print.css`. The page numbers of the
-contents come from a first printing. What is wider than a page is set smaller; if it would become too small to read,
-nothing is written and the command names it.
+contents come from a first printing. Code with long lines is set smaller or wrapped. If anything else is wider than a
+page, nothing is printed and the command names it.
 """
 
 from __future__ import annotations
@@ -21,53 +21,55 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import pypdfium2
+import pikepdf
 import yaml
 from bs4 import BeautifulSoup
-from bs4.element import Tag
+from bs4.element import NavigableString, Tag
 from playwright.sync_api import Browser, Page, sync_playwright
 
+import dropoutlib
 from book.notebooks import ROOT
 
 HTML, PDF = ROOT / "_build" / "html", ROOT / "_build" / "pdf" / "inverted-dropout.pdf"
 # The paper, in CSS pixels of 1/96 inch: A4 less the margins of print.css.
 PAPER = {"width": 642, "height": 956}
-# What is too wide is set smaller, down to this part of its size.
-SMALLEST = 0.6
+# A long line of code is set smaller, down to this part of its size.
+SMALLEST = 0.75
 _NAMING = ("id", "name", "for", "aria-labelledby", "aria-describedby", "aria-controls")
+
+_OPENING, _CLOSING = re.compile(r"[(\[“‘]+$"), re.compile(r"[,.;:!?)\]”’%]+")
 
 _READY = """async () => {
     if (window.MathJax) await MathJax.startup.promise
     await document.fonts.ready
-    await Promise.all([...document.images].map(image => { image.loading = 'eager'; return image.decode() }))
+    const missing = []
+    for (const image of document.images) {
+        image.loading = 'eager'
+        await image.decode().catch(() => missing.push(image.src))
+    }
+    return missing
 }"""
-# Returns the beginning of each thing that is still too wide. Parts of a formula stick out of their boxes on purpose.
+# Sets long lines of code smaller, or wraps them, and returns the beginning of each thing that is still too wide.
+# Inside of a formula, parts stick out of their boxes on purpose.
 _FIT = """smallest => {
-    const inside = element => element.parentElement.closest('mjx-container, svg, [hidden]')
     const unseen = document.head.appendChild(document.createElement('style'))
     unseen.textContent = 'mjx-assistive-mml { display: none !important }'
-    for (const element of document.querySelectorAll('pre, table, mjx-container[display=true]')) {
-        const room = element.parentElement.clientWidth
-        const formula = element.matches('mjx-container')
-        const needed = () => formula ? element.querySelector('mjx-math').getBoundingClientRect().width
-            : element.matches('table') ? element.getBoundingClientRect().width : element.scrollWidth
-        const available = element.matches('pre') ? element.clientWidth : room
-        if (element.matches('pre')) element.style.whiteSpace = 'pre'
-        const size = parseFloat(getComputedStyle(element).fontSize)
-        for (let part = 1; needed() > available + 0.5 && part > smallest; part -= 0.02)
-            element.style.fontSize = `${size * part}px`
-        if (element.matches('pre') && needed() > available + 0.5) element.style.whiteSpace = element.style.fontSize = ''
+    const full = element => element.scrollWidth > element.clientWidth + 1
+    for (const code of document.querySelectorAll('pre')) {
+        const size = parseFloat(getComputedStyle(code).fontSize)
+        code.style.whiteSpace = 'pre'
+        for (let part = 1; full(code) && part > smallest; part -= 0.02) code.style.fontSize = `${size * part}px`
+        if (full(code)) code.style.whiteSpace = code.style.fontSize = ''
     }
     const edge = document.body.getBoundingClientRect()
     const found = []
     for (const element of document.body.querySelectorAll('*')) {
-        if (inside(element) || !element.checkVisibility()) continue
+        if (element.parentElement.closest('mjx-container, svg') || !element.checkVisibility()) continue
         const formula = element.querySelector(':scope > mjx-math')
         const box = (formula || element).getBoundingClientRect()
         const out = box.width > 0 && (box.right > edge.right + 1 || box.left < edge.left - 1)
-        const full = !formula && getComputedStyle(element).display !== 'inline' &&
-            element.scrollWidth > element.clientWidth + 1
-        if (out || full) found.push([element, (element.innerText || element.outerHTML).slice(0, 100)])
+        const block = !formula && getComputedStyle(element).display !== 'inline'
+        if (out || (block && full(element))) found.push([element, (element.innerText || element.outerHTML).slice(0, 100)])
     }
     unseen.remove()
     return found.filter(([one]) => !found.some(([other]) => other !== one && one.contains(other))).map(f => f[1])
@@ -85,7 +87,7 @@ def documents(toc: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield part.get("caption", ""), [chapter["file"] for chapter in part["chapters"]]
 
 
-def join(html: Path, parts: list[tuple[str, list[str]]], pages: Mapping[str, int] | None = None) -> str:
+def join(html: Path, parts: list[tuple[str, list[str]]]) -> str:
     """Return one HTML page with all documents, whose links lead to places in it.
 
     Parameters
@@ -94,8 +96,6 @@ def join(html: Path, parts: list[tuple[str, list[str]]], pages: Mapping[str, int
         Folder of the built book.
     parts : list of tuple
         Captions, and names of documents.
-    pages : mapping, optional
-        The page number of each place, for the table of contents.
     """
     names = [name for _, part in parts for name in part]
     soups = {name: BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "html.parser") for name in names}
@@ -109,17 +109,21 @@ def join(html: Path, parts: list[tuple[str, list[str]]], pages: Mapping[str, int
             place = _place(name)
             running.append(f"@page {place} {{ @top-left {{ content: {_css_string(title.get_text())} }} }}")
             running.append(f"#{place} {{ page: {place} }}")
-            contents.append(_entry("chapter", title, place, pages))
-            contents += [_entry("section", section, _anchor(section), pages) for section in sections]
+            contents.append(_entry("chapter", title, place))
+            contents += [_entry("section", section, _anchor(section)) for section in sections]
             chapters.append(f'<div class="chapter" id="{place}">{article}</div>')
     first = soups[names[0]]
     head = [str(link) for link in first.head.select("link[rel=stylesheet]")] if first.head else []
     head += [str(script) for script in _formulas(soups.values())]
     book = first.select_one("h1")
     assert book is not None
+    config = _config()
     return _PAGE.format(
         title=escape(_text(book)),
-        author=escape(str(_config()["author"])),
+        author=escape(str(config["author"])),
+        year=escape(str(config["copyright"])),
+        version=escape(dropoutlib.__version__),
+        logo=(html.resolve() / "_static" / Path(config["logo"]).name).as_uri(),
         head=_relative("\n".join(head), html),
         running="\n".join(running),
         contents="\n".join(contents),
@@ -138,17 +142,23 @@ def write(browser: Browser, html: Path, parts: list[tuple[str, list[str]]], targ
     target.parent.mkdir(parents=True, exist_ok=True)
     pages: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        while True:
-            joined = Path(folder, "book.html")
-            joined.write_text(join(html, parts, pages), encoding="utf-8")
-            with opened(browser, joined) as page:
-                fit(page)
+        joined = Path(folder, "book.html")
+        joined.write_text(join(html, parts), encoding="utf-8")
+        with opened(browser, joined) as page:
+            fit(page)
+            headings = page.eval_on_selector_all("h1, h2, h3, h4, h5, h6", "e => e.map(h => h.textContent)")
+            links = page.locator("nav a")
+            places = links.evaluate_all("links => links.map(a => a.hash.slice(1))")
+            while True:
                 page.pdf(path=target, prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
-                places = page.eval_on_selector_all("nav a", "links => links.map(a => a.hash.slice(1))")
-            found = page_numbers(target, places)
-            if found == pages:
-                return
-            pages = found
+                found = page_numbers(target, places)
+                if found == pages:
+                    break
+                pages = found
+                links.evaluate_all(
+                    "(links, pages) => links.forEach(a => a.lastChild.textContent = pages[a.hash.slice(1)])", pages
+                )
+    finish(target, headings, str(_config()["author"]))
 
 
 @contextmanager
@@ -159,19 +169,20 @@ def opened(browser: Browser, path: Path) -> Iterator[Page]:
     try:
         page.emulate_media(media="print")
         page.goto(path.as_uri())
-        page.evaluate(_READY)
+        if missing := page.evaluate(_READY):
+            raise PdfError(f"these images cannot be shown: {missing}")
         yield page
     finally:
         page.close()
 
 
 def fit(page: Page) -> None:
-    """Set smaller what is too wide for the paper.
+    """Make long lines of code fit the paper.
 
     Raises
     ------
     PdfError
-        If a formula is not typeset, or something would become too small.
+        If a formula is not typeset, or something else is too wide.
     """
     raw = "e => e.filter(m => !m.querySelector('mjx-container')).map(m => m.innerText.slice(0, 100))"
     if left := page.eval_on_selector_all("span.math, div.math", raw):
@@ -184,13 +195,36 @@ def fit(page: Page) -> None:
 
 def page_numbers(path: Path, places: list[str]) -> dict[str, int]:
     """Return the page on which each place is that something in a PDF links to."""
-    raw, document = pypdfium2.raw, pypdfium2.PdfDocument(path)
-    found = {place: raw.FPDF_GetNamedDestByName(document, place.encode()) for place in places}
-    if missing := [place for place, destination in found.items() if not destination]:
-        raise PdfError(f"the PDF has no such places: {missing}")
-    numbers = {place: raw.FPDFDest_GetDestPageIndex(document, there) + 1 for place, there in found.items()}
-    document.close()
-    return numbers
+    with pikepdf.open(path) as document:
+        numbers = {page.objgen: number for number, page in enumerate(document.pages, start=1)}
+        found = {str(name).removeprefix("/"): there for name, there in document.Root.Dests.items()}
+        if missing := [place for place in places if place not in found]:
+            raise PdfError(f"the PDF has no such places: {missing}")
+        return {place: numbers[found[place][0].objgen] for place in places}
+
+
+def finish(path: Path, titles: list[str], author: str) -> None:
+    """Name the author of a PDF, give each bookmark the text of its heading, and pack it.
+
+    Chromium writes a bookmark for each, in order, but repeats the words of some and joins their lines without a space.
+    """
+    with pikepdf.open(path, allow_overwriting_input=True) as document:
+        bookmarks = list(_bookmarks(document.Root.Outlines))
+        if len(bookmarks) != len(titles):
+            raise PdfError(f"the PDF has {len(bookmarks)} bookmarks for {len(titles)} headings")
+        for bookmark, title in zip(bookmarks, titles, strict=True):
+            bookmark.Title = pikepdf.String(" ".join(title.split()))
+        document.docinfo["/Author"] = pikepdf.String(author)
+        document.save(path, object_stream_mode=pikepdf.ObjectStreamMode.generate)
+
+
+def _bookmarks(parent: pikepdf.Object) -> Iterator[pikepdf.Object]:
+    """Yield the bookmarks below one, in reading order."""
+    bookmark = parent.get("/First")
+    while bookmark is not None:
+        yield bookmark
+        yield from _bookmarks(bookmark)
+        bookmark = bookmark.get("/Next")
 
 
 def _article(soup: BeautifulSoup, name: str, html: Path, names: list[str]) -> Tag:
@@ -200,6 +234,10 @@ def _article(soup: BeautifulSoup, name: str, html: Path, names: list[str]) -> Ta
         raise PdfError(f"{name}.html has no article; run make book")
     for useless in article.select("a.headerlink, script, button, .toctree-wrapper"):
         useless.decompose()
+    for section in article.select("section:not(:has(> :not(h2)))"):
+        section.decompose()
+    for formula in article.select("span.math"):
+        _hold(formula)
     for details in article.select("details"):
         details["open"] = ""
     for key in _NAMING:
@@ -225,6 +263,22 @@ def _article(soup: BeautifulSoup, name: str, html: Path, names: list[str]) -> Ta
     return article
 
 
+def _hold(formula: Tag) -> None:
+    """Keep the punctuation beside a formula on its line."""
+    before, after = formula.previous_sibling, formula.next_sibling
+    opening = _OPENING.search(before) if isinstance(before, NavigableString) else None
+    closing = _CLOSING.match(after) if isinstance(after, NavigableString) else None
+    if not opening and not closing:
+        return
+    box = formula.wrap(BeautifulSoup('<span style="white-space: nowrap"></span>', "html.parser").span)
+    if opening:
+        before.replace_with(before[: opening.start()])
+        box.insert(0, opening[0])
+    if closing:
+        after.replace_with(after[closing.end() :])
+        box.append(closing[0])
+
+
 def _formulas(soups: Iterator[BeautifulSoup] | Any) -> list[Tag]:
     """Return the scripts of the first page that has formulas: those that set them."""
     for soup in soups:
@@ -240,9 +294,8 @@ def _relative(head: str, html: Path) -> str:
     return re.sub(r'(href|src)="(?:\.\./)*_static/([^"?]*)[^"]*"', rf'\1="{static}\2"', head)
 
 
-def _entry(kind: str, heading: Tag, place: str, pages: Mapping[str, int] | None) -> str:
-    number = (pages or {}).get(place, "")
-    return f'<li class="entry-{kind}"><a href="#{place}"><span>{heading.decode_contents()}</span><b>{number}</b></a></li>'
+def _entry(kind: str, heading: Tag, place: str) -> str:
+    return f'<li class="entry-{kind}"><a href="#{place}"><span>{heading.decode_contents()}</span><b></b></a></li>'
 
 
 def _anchor(heading: Tag) -> str:
@@ -280,11 +333,13 @@ _PAGE = """<!doctype html>
 </head>
 <body>
 <div class="title-page">
+<img class="logo" src="{logo}" alt="">
 <p class="title">{title}</p>
-<p>A course that one can run</p>
-<p class="author">{author}</p>
+<p>A course that you can run</p>
+<p class="author">{author}<br>{year}</p>
+<p class="licence">Version {version}. Text and figures: CC BY 4.0. Code: BSD 3-Clause License.</p>
 </div>
-<nav class="contents">
+<nav class="book-contents">
 <h1>Contents</h1>
 <ul>
 {contents}
@@ -324,8 +379,8 @@ def main() -> None:
             browser.close()
     except PdfError as error:
         sys.exit(f"make pdf: {error}")
-    size = PDF.stat().st_size / 1e6
-    print(f"{PDF.relative_to(ROOT)}: {len(pypdfium2.PdfDocument(PDF))} pages, {size:.1f} MB")
+    with pikepdf.open(PDF) as document:
+        print(f"{PDF.relative_to(ROOT)}: {len(document.pages)} pages, {PDF.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
