@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve colab slides test test-long notebooks assignments grade studies fetch-wheels push-colab clean
+.PHONY: help book serve colab slides pdf test test-long notebooks assignments grade studies fetch-wheels push-colab clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ colab: book  ## write a notebook for Colab of each chapter: _build/colab/*.ipynb
 
 slides: $(BOOK_ENV)/.stamp  ## write lecture slides with speaker notes: _build/slides/*.html
 	$(BOOK_ENV)/bin/jupyter-book build . --quiet -W -n --keep-going --builder custom --custom-builder slides
+
+pdf: $(ENV)/.stamp book  ## print the whole book: _build/pdf/inverted-dropout.pdf
+	$(ENV)/bin/python -m book.pdf
 
 test: $(ENV)/.stamp book  ## style, types, and every short test
 	$(ENV)/bin/ruff check .

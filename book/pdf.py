@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -25,19 +25,19 @@ import pikepdf
 import yaml
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, Tag
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 import dropoutlib
 from book.notebooks import ROOT
 
 HTML, PDF = ROOT / "_build" / "html", ROOT / "_build" / "pdf" / "inverted-dropout.pdf"
 # The paper, in CSS pixels of 1/96 inch: A4 less the margins of print.css.
-PAPER = {"width": 642, "height": 956}
+PAPER = ViewportSize(width=642, height=956)
 # A long line of code is set smaller, down to this part of its size.
 SMALLEST = 0.75
 _NAMING = ("id", "name", "for", "aria-labelledby", "aria-describedby", "aria-controls")
 
-_OPENING, _CLOSING = re.compile(r"[(\[“‘]+$"), re.compile(r"[,.;:!?)\]”’%]+")
+_OPENING, _CLOSING = re.compile(r"[(\[“]+$"), re.compile(r"[,.;:!?)\]”%]+")
 
 _READY = """async () => {
     if (window.MathJax) await MathJax.startup.promise
@@ -69,10 +69,11 @@ _FIT = """smallest => {
         const box = (formula || element).getBoundingClientRect()
         const out = box.width > 0 && (box.right > edge.right + 1 || box.left < edge.left - 1)
         const block = !formula && getComputedStyle(element).display !== 'inline'
-        if (out || (block && full(element))) found.push([element, (element.innerText || element.outerHTML).slice(0, 100)])
+        if (out || (block && full(element))) found.push(element)
     }
     unseen.remove()
-    return found.filter(([one]) => !found.some(([other]) => other !== one && one.contains(other))).map(f => f[1])
+    const inmost = found.filter(one => !found.some(other => other !== one && one.contains(other)))
+    return inmost.map(element => (element.innerText || element.outerHTML).slice(0, 100))
 }"""
 
 
@@ -197,7 +198,7 @@ def page_numbers(path: Path, places: list[str]) -> dict[str, int]:
     """Return the page on which each place is that something in a PDF links to."""
     with pikepdf.open(path) as document:
         numbers = {page.objgen: number for number, page in enumerate(document.pages, start=1)}
-        found = {str(name).removeprefix("/"): there for name, there in document.Root.Dests.items()}
+        found: dict[str, Any] = {str(name).removeprefix("/"): there for name, there in document.Root.Dests.items()}
         if missing := [place for place in places if place not in found]:
             raise PdfError(f"the PDF has no such places: {missing}")
         return {place: numbers[found[place][0].objgen] for place in places}
@@ -265,21 +266,18 @@ def _article(soup: BeautifulSoup, name: str, html: Path, names: list[str]) -> Ta
 
 def _hold(formula: Tag) -> None:
     """Keep the punctuation beside a formula on its line."""
+    box = Tag(name="span", attrs={"style": "white-space: nowrap"})
     before, after = formula.previous_sibling, formula.next_sibling
-    opening = _OPENING.search(before) if isinstance(before, NavigableString) else None
-    closing = _CLOSING.match(after) if isinstance(after, NavigableString) else None
-    if not opening and not closing:
-        return
-    box = formula.wrap(BeautifulSoup('<span style="white-space: nowrap"></span>', "html.parser").span)
-    if opening:
+    formula.wrap(box)
+    if isinstance(before, NavigableString) and (opening := _OPENING.search(before)):
         before.replace_with(before[: opening.start()])
         box.insert(0, opening[0])
-    if closing:
+    if isinstance(after, NavigableString) and (closing := _CLOSING.match(after)):
         after.replace_with(after[closing.end() :])
         box.append(closing[0])
 
 
-def _formulas(soups: Iterator[BeautifulSoup] | Any) -> list[Tag]:
+def _formulas(soups: Iterable[BeautifulSoup]) -> list[Tag]:
     """Return the scripts of the first page that has formulas: those that set them."""
     for soup in soups:
         scripts = [tag for tag in soup.select("script") if "mathjax" in f"{tag.get('src', '')}{tag.string}".lower()]
