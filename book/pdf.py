@@ -43,10 +43,7 @@ _READY = """async () => {
     if (window.MathJax) await MathJax.startup.promise
     await document.fonts.ready
     const missing = []
-    for (const image of document.images) {
-        image.loading = 'eager'
-        await image.decode().catch(() => missing.push(image.src))
-    }
+    for (const image of document.images) await image.decode().catch(() => missing.push(image.src))
     return missing
 }"""
 # Sets long lines of code smaller, or wraps them, and returns the beginning of each thing that is still too wide.
@@ -246,6 +243,7 @@ def _article(soup: BeautifulSoup, name: str, html: Path, names: list[str]) -> Ta
             tag[key] = " ".join(f"{_place(name)}--{one}" for one in str(tag[key]).split())
     folder = (html / name).parent
     for image in article.select("img[src]"):
+        image.attrs.pop("loading", None)
         if not urlsplit(str(image["src"])).scheme:
             image["src"] = (folder / unquote(str(image["src"]))).resolve().as_uri()
     for link in article.select("a[href]"):
