@@ -54,6 +54,20 @@ def comparisons(item: pytest.Item) -> int:
     return declared
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the browser checks have seen, page by page."""
+    seen: dict[str, list[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name.startswith("page "):
+                    seen.setdefault(name, []).append(str(value))
+    for name in sorted(seen):
+        terminalreporter.section(name)
+        for value in sorted(set(seen[name])):
+            terminalreporter.line(value)
+
+
 @pytest.fixture
 def seed() -> int:
     """Seed of this run; `--seeds N` puts N others in its place."""

@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import gzip
 import http.server
+import io
+import re
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,62 @@ SETTLED = """async () => {
 }"""
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
+# What a first visit may cost, in bytes as they are sent; hosts of pages compress text.
+HEAVIEST = 500_000
+COMPRESSED = (".html", ".css", ".js", ".svg", ".xml", ".json")
+
+
+class CompressingHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
+
+    def send_head(self) -> Any:
+        path = Path(self.translate_path(self.path))
+        if path.suffix not in COMPRESSED or not path.is_file():
+            return super().send_head()
+        content = gzip.compress(path.read_bytes())
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return io.BytesIO(content)
+
+
+@dataclass
+class Visit:
+    """What a page has asked for, and what arrived."""
+
+    bytes_by_address: dict[str, int] = field(default_factory=dict)
+    awaited: set[str] = field(default_factory=set)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that arrived, with their headers, as they were sent."""
+        return sum(self.bytes_by_address.values())
+
+    def watch(self, page: Page) -> None:
+        """Count what arrives from now on."""
+        addresses: dict[str, str] = {}
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+
+        def ask(event: dict[str, Any]) -> None:
+            addresses[event["requestId"]] = event["request"]["url"]
+            self.awaited.add(event["requestId"])
+
+        def arrive(event: dict[str, Any]) -> None:
+            self.bytes_by_address[addresses[event["requestId"]]] = int(event["encodedDataLength"])
+            self.awaited.discard(event["requestId"])
+
+        network.on("Network.requestWillBeSent", ask)
+        network.on("Network.loadingFinished", arrive)
+
+    def settle(self, page: Page) -> None:
+        """Wait until all that was asked for is there."""
+        page.evaluate("async () => { await document.fonts.ready }")
+        while self.awaited:
+            page.wait_for_timeout(20)
 
 
 @dataclass
@@ -41,7 +97,7 @@ class Site:
     origin: str
 
     @contextlib.contextmanager
-    def open(self, name: str, origin: str | None = None, **options: Any) -> Iterator[Page]:
+    def open(self, name: str, origin: str | None = None, visit: Visit | None = None, **options: Any) -> Iterator[Page]:
         """Open a page; fail at the end if it asked another host, a request failed, or an error was logged."""
         origin = origin or self.origin
         failures: list[str] = []
@@ -57,6 +113,8 @@ class Site:
         context: BrowserContext = self.browser.new_context(**(defaults | options))
         context.route("**/*", refuse_foreign)
         page = context.new_page()
+        if visit is not None:
+            visit.watch(page)
         page.on("pageerror", lambda error: failures.append(f"raised {error}"))
         page.on("console", lambda message: message.type == "error" and failures.append(f"logged {message.text}"))
         if scripts := options.get("java_script_enabled", True):
@@ -75,7 +133,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(built: Path) -> Iterator[Site]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(built)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(CompressingHandler, directory=str(built))
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     with sync_playwright() as playwright:
@@ -88,9 +148,32 @@ def site(built: Path) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
-def test_a_page_loads_whole(site: Site, name: str) -> None:
-    with site.open(name) as page:
+def test_a_page_loads_whole(site: Site, name: str, record_property: Callable[[str, object], None]) -> None:
+    visit = Visit()
+    with site.open(name, visit=visit) as page:
+        visit.settle(page)
+        weight = visit.bytes
+        record_property("page weight", f"{weight / 1000:4.0f} kB  {name}")
+        assert weight <= HEAVIEST, sorted(visit.bytes_by_address.items(), key=lambda item: -item[1])[:8]
         assert_rendered(page)
+
+
+def test_what_no_page_needs_is_not_loaded(site: Site) -> None:
+    visit = Visit()
+    with site.open(CHAPTER, visit=visit) as page:
+        visit.settle(page)
+        loaded = [address.removeprefix(site.origin) for address in visit.bytes_by_address]
+        assert [
+            address for address in loaded if re.search(r"fontawesome|searchindex|mathjax/(?!book|output)", address)
+        ] == []
+        assert page.evaluate("[...document.fonts].filter(f => /Awesome/.test(f.family)).map(f => f.status)") == [
+            "loaded"
+        ]
+        figures = page.locator("article .cell_output img")
+        assert figures.count() > 1
+        figures.last.scroll_into_view_if_needed()
+        expect(figures.last).to_have_js_property("complete", True)
+        assert len(visit.bytes_by_address) > len(loaded)
 
 
 def test_the_book_opens_from_a_folder(site: Site, built: Path) -> None:
@@ -107,7 +190,10 @@ def assert_rendered(page: Page) -> None:
     if formulas:
         page.wait_for_function("[...document.fonts].some(f => /MJX/.test(f.family) && f.status === 'loaded')")
         assert page.evaluate("[...document.fonts].filter(f => f.status === 'error').map(f => f.family)") == []
-    missing = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src)"
+    missing = """() => Promise.all([...document.images].map(async image => {
+        image.loading = 'eager'  // Those below the first screen would wait for the reader.
+        try { await image.decode() } catch { return image.src }
+    })).then(all => all.filter(Boolean))"""
     assert page.evaluate(missing) == []
 
 

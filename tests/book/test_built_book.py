@@ -1,12 +1,14 @@
 """The book as it was built."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fontTools.ttLib import TTFont
 from PIL import Image
 
-from book import checks, landing_figure
+from book import checks, icons, landing_figure
 from book.notebooks import ROOT
 
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax")
@@ -28,8 +30,50 @@ def test_no_page_has_a_defect(book: checks.Pages, check: Callable[[checks.Pages]
 
 
 def test_mathjax_and_its_fonts_are_served_by_the_book(built: Path) -> None:
-    assert (built / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    assert (built / "_static" / "mathjax" / "book.js").is_file()
     assert len(list(built.glob("_static/mathjax/output/chtml/fonts/woff-v2/*.woff"))) >= 20
+
+
+def test_the_book_holds_nothing_of_the_theme_that_no_page_asks_for(built: Path) -> None:
+    static = built / "_static"
+    assert [path.name for path in static.rglob("*.map")] == []
+    assert [path.name for path in static.rglob("*") if "awesome" in path.name or path.name.startswith("fa-")] == []
+    assert sum(path.stat().st_size for path in static.rglob("*") if path.is_file()) < 4e6
+    assert "Font Awesome" not in "".join(re.findall(r"@font-face\{[^}]*\}", sheet(static)))
+
+
+def sheet(static: Path) -> str:
+    return (static / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+
+
+def test_every_icon_that_a_page_shows_is_in_the_font(built: Path, book: checks.Pages) -> None:
+    shapes = set(TTFont(icons.PATH).getBestCmap())
+    known = icons.codes(sheet(built / "_static"))
+    shown = {
+        name.removeprefix("fa-")
+        for page in book.values()
+        for tag in page.soup.select(".fa-solid, .fas")
+        for name in tag.get_attribute_list("class")
+        if re.fullmatch(r"fa-(?!solid|lg|fw)[\w-]+", str(name))
+    }
+    assert {"bars", "sun", "list"} <= shown <= set(icons.NAMES)
+    assert [name for name in icons.NAMES if ord(known[name]) not in shapes] == []
+    assert sorted(code for code in icons.BY_CODE if ord(code) not in shapes) == []
+    assert set(known) >= set(icons.NAMES)
+    assert len(known) < 2 * len(icons.NAMES)
+
+
+def test_a_figure_keeps_its_place_before_it_arrives(book: checks.Pages) -> None:
+    figures = [image for page in book.values() for image in page.soup.select("article .cell_output img")]
+    assert figures
+    for image in figures:
+        assert image.get("loading") == "lazy"
+        assert int(str(image["width"])) > 0
+        assert int(str(image["height"])) > 0
+    # What the first screen shows does not wait.
+    assert all(
+        "loading" not in page.soup.select("article img")[0].attrs for page in book.values() if page.name == "index.html"
+    )
 
 
 def test_the_builders_environment_has_no_framework(built: Path) -> None:
