@@ -15,7 +15,7 @@ from bs4.element import NavigableString, PreformattedString, Tag
 
 from book.notebooks import LEAST_ALT_WORDS, toc_files
 
-_RAW = {
+RAW = {
     "TeX between dollars": re.compile(r"\$[^\s$][^$\n]*\$|\$\$"),
     "a TeX command": re.compile(r"\\(?:[a-zA-Z]{2,}|[()\[\]])"),
     "a MyST role": re.compile(r"\{[a-zA-Z][\w:.+-]*\}`"),
@@ -99,7 +99,7 @@ def raw_markup(book: Pages) -> list[str]:
     return [
         f"{page.name}: shows {what} as text: {match[0]!r}"
         for page in book.values()
-        for what, pattern in _RAW.items()
+        for what, pattern in RAW.items()
         if (match := pattern.search(page.prose))
     ]
 

@@ -16,10 +16,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
+from book import checks
 from tests.book.building import chromium
 from tests.book.conftest import DOCUMENTS
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+MODES = {"1280 light": (WIDE, "light"), "1280 dark": (WIDE, "dark"), "390 light": (NARROW, "light")}
 CHAPTER = "chapters/standard-vs-inverted"
 # Between them they have every element; the audits of the others are long.
 MAIN = ("index", CHAPTER, "chapters/frameworks", "appendix/claims", "search")
@@ -190,37 +192,79 @@ def assert_rendered(page: Page) -> None:
     if formulas:
         page.wait_for_function("[...document.fonts].some(f => /MJX/.test(f.family) && f.status === 'loaded')")
         assert page.evaluate("[...document.fonts].filter(f => f.status === 'error').map(f => f.family)") == []
-    missing = """() => Promise.all([...document.images].map(async image => {
-        image.loading = 'eager'  // Those below the first screen would wait for the reader.
-        try { await image.decode() } catch { return image.src }
-    })).then(all => all.filter(Boolean))"""
+    # Those below the first screen would wait for the reader.
+    page.evaluate("[...document.images].forEach(image => { image.loading = 'eager' })")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    missing = "[...document.images].filter(image => image.naturalWidth === 0).map(image => image.src)"
     assert page.evaluate(missing) == []
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
 def test_a_page_does_not_scroll_sideways_on_a_telephone(site: Site, name: str) -> None:
     with site.open(name, viewport=NARROW) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
-        wide = """[...document.querySelectorAll('article *')].filter(e => {
-            const boxed = x => x && (getComputedStyle(x).overflowX !== 'visible' || boxed(x.parentElement))
-            return e.getBoundingClientRect().right > innerWidth + 1 && !boxed(e)
-        }).map(e => e.outerHTML.slice(0, 200))"""
-        assert page.evaluate(wide) == []
+        assert sideways(page, NARROW["width"]) == []
+
+
+def sideways(page: Page, width: int) -> list[str]:
+    """Return what is wider than the screen and not in a box of its own that scrolls."""
+    found: list[str] = page.evaluate("""[...document.querySelectorAll('article *')].filter(e => {
+        const boxed = x => x && (getComputedStyle(x).overflowX !== 'visible' || boxed(x.parentElement))
+        return e.getBoundingClientRect().right > innerWidth + 1 && !boxed(e)
+    }).map(e => e.outerHTML.slice(0, 200))""")
+    if (whole := page.evaluate("document.documentElement.scrollWidth")) > width:
+        found.append(f"the page is {whole} pixels wide")
+    return found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "name", [name if name in MAIN else pytest.param(name, marks=pytest.mark.long) for name in (*DOCUMENTS, "search")]
-)
-def test_a_page_is_accessible(site: Site, name: str, scheme: str) -> None:
+@pytest.mark.parametrize("name", MAIN)
+def test_a_page_is_accessible(
+    site: Site, name: str, scheme: str, record_property: Callable[[str, object], None]
+) -> None:
     with site.open(name, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
-        # Preloading makes axe ask for style sheets at addresses of its own making; nobody reads the other results.
-        options: dict[str, Any] = {"preload": False, "resultTypes": ["violations"]}
-        if scheme == "dark":
-            options["runOnly"] = ["color-contrast"]
-        found = Axe().run(page, context={"exclude": ["mjx-container"]}, options=options).response["violations"]
-    assert [(item["id"], [node["html"][:200] for node in item["nodes"]][:5]) for item in found] == []
+        # Colours alone differ between the two.
+        assert violations(page, runOnly=["color-contrast"] if scheme == "dark" else None) == []
+    record_property("page checks", f"{name:32} 1280 {scheme:5}  axe{' contrast' if scheme == 'dark' else ''}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
+def test_a_page_is_right_in_every_mode(
+    site: Site, name: str, mode: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Everything that one look at a page can tell; `Site.open` watches console and network."""
+    viewport, scheme = MODES[mode]
+    with site.open(name, viewport=viewport, color_scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert_rendered(page)
+        assert sideways(page, viewport["width"]) == []
+        assert [what for what, raw in checks.RAW.items() if raw.search(shown_prose(page))] == []
+        assert violations(page) == []
+    record_property(
+        "page checks",
+        f"{name:32} {mode:10}  axe, console, requests, images, mathematics, raw TeX and MyST, width",
+    )
+
+
+def violations(page: Page, **options: Any) -> list[tuple[str, list[str]]]:
+    """Return what axe finds against WCAG and good practice."""
+    # Preloading makes axe ask for style sheets at addresses of its own making; nobody reads the other results.
+    options = {"preload": False, "resultTypes": ["violations"]} | {k: v for k, v in options.items() if v}
+    found = Axe().run(page, context={"exclude": ["mjx-container"]}, options=options).response["violations"]
+    return [(item["id"], [node["html"][:200] for node in item["nodes"]][:5]) for item in found]
+
+
+def shown_prose(page: Page) -> str:
+    """Return the text that is shown, without code and set mathematics."""
+    return str(
+        page.evaluate("""() => {
+            const copy = document.querySelector('article').cloneNode(true)
+            copy.querySelectorAll('code, pre, script, style, kbd, svg, mjx-container').forEach(e => e.remove())
+            return copy.textContent
+        }""")
+    )
 
 
 def test_figures_are_dark_in_dark_mode(site: Site) -> None:
@@ -289,3 +333,96 @@ def test_a_claim_leads_to_its_row(site: Site) -> None:
         mark.click()
         page.wait_for_url("**/appendix/claims.html#claim-*")
         expect(page.locator("tr:target")).to_be_visible()
+
+
+def test_the_skip_link_leads_to_the_text(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        page.keyboard.press("Tab")
+        expect(page.locator(":focus")).to_have_text("Skip to main content")
+        expect(page.locator(":focus")).to_be_in_viewport()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+
+
+# The style of what has the focus, of the label that shows it, and of the box around it.
+FOCUS_IS_SHOWN = """() => {
+    const looks = e => [e, e.nextElementSibling, e.labels?.[0], e.parentElement].filter(Boolean).map(x => {
+        const s = getComputedStyle(x)
+        return [s.outlineStyle === 'none' || s.outlineWidth === '0px' ? '' : s.outline, s.boxShadow, s.borderColor,
+                s.backgroundColor].join()
+    }).join('|')
+    const all = [...document.querySelectorAll('a[href], button, input, summary, [tabindex="0"]')]
+        .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.closest('dialog:not([open])'))
+    return all.filter(e => {
+        document.activeElement.blur()
+        const before = looks(e)
+        e.focus({preventScroll: true})
+        return document.activeElement === e && looks(e) === before
+    }).map(e => e.outerHTML.slice(0, 150))
+}"""
+
+
+@pytest.mark.parametrize("name", ["index", "chapters/frameworks"])
+def test_the_focus_is_seen_wherever_it_is(site: Site, name: str) -> None:
+    with site.open(name) as page:
+        page.keyboard.press("Tab")  # From here on the browser takes the reader for one who uses the keyboard.
+        page.add_style_tag(content="* { transition: none !important }")
+        assert page.evaluate(FOCUS_IS_SHOWN) == []
+
+
+def test_a_solution_is_opened_by_keyboard(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        solution = page.locator(".solution.dropdown").first
+        answer = solution.locator(".admonition-title ~ *").first
+        button = solution.get_by_role("button").first
+        expect(answer).to_be_hidden()
+        button.focus()
+        for open_, key in ((True, "Enter"), (False, "Space")):
+            page.keyboard.press(key)
+            expect(answer).to_be_visible(visible=open_)
+            expect(button).to_have_attribute("aria-expanded", "true" if open_ else "false")
+
+
+def test_a_tab_is_chosen_once_for_all_by_keyboard(site: Site) -> None:
+    shown = "[...document.querySelectorAll('.sd-tab-set > input:checked + label')].map(e => e.dataset.syncId)"
+    with site.open("chapters/frameworks") as page:
+        assert set(page.evaluate(shown)) == {"pytorch"}
+        page.locator(".sd-tab-set > input").first.focus()
+        page.keyboard.press("ArrowRight")
+        assert set(page.evaluate(shown)) == {"keras"}
+        page.reload()
+        assert set(page.evaluate(shown)) == {"keras"}
+
+
+def test_a_word_is_found_by_keyboard(site: Site) -> None:
+    with site.open("index") as page:
+        page.keyboard.press("Control+k")
+        expect(page.locator("#pst-search-dialog")).to_be_visible()
+        page.keyboard.type("inverted")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search.html?q=inverted*")
+        found = page.locator("#search-results li a")
+        expect(page.locator("#search-results li a[href*=standard-vs-inverted]").first).to_be_visible()
+        found.first.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile(r"/(index|chapters/.*|appendix/.*)\.html"))
+
+
+@pytest.mark.parametrize("name", ["index", "chapters/frameworks"])
+def test_nothing_moves_for_those_who_asked_for_less_motion(site: Site, name: str) -> None:
+    moving = """[...document.querySelectorAll('*')].filter(e => {
+        const s = getComputedStyle(e), seconds = list => list.split(',').some(t => parseFloat(t) > 0.01)
+        return seconds(s.transitionDuration) || (s.animationName !== 'none' && seconds(s.animationDuration))
+    }).length + (getComputedStyle(document.documentElement).scrollBehavior === 'smooth')"""
+    with site.open(name, reduced_motion="reduce") as page:
+        assert page.evaluate(moving) == 0
+
+
+def test_a_screen_reader_gets_the_mathematics(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        formulas = page.locator("article mjx-container")
+        assert formulas.count() > 20
+        assert page.locator("article mjx-container > mjx-assistive-mml > math").count() == formulas.count()
+        assert page.locator("article mjx-container > mjx-math[aria-hidden=true]").count() == formulas.count()
+        assert page.locator("mjx-assistive-mml").first.evaluate("e => getComputedStyle(e).display") != "none"
