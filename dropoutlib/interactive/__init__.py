@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import sys
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from dropoutlib.layers import InvertedDropout
+from dropoutlib.masks import keyed_mask
+from dropoutlib.uncertainty import mc_predict
+
 KIND = "application/vnd.vegalite.v5+json"
 VERSION = "6.4"
+_RATES = [step / 20 for step in range(19)]
 _CONFIG = {
     "axis": {"domainColor": "#404040", "gridColor": "#DDDDDD", "labelFontSize": 12, "titleFontSize": 12},
     "axisX": {"grid": False},
@@ -89,3 +98,55 @@ class Figure:
 def variance_shift() -> Figure:
     """Return the figure of training over evaluation variance behind a dropout, by p, mean and standard deviation."""
     return Figure("variance_shift")
+
+
+def conventions() -> Figure:
+    """Return the figure of what standard and inverted dropout make of a 1, in training and in evaluation, by p."""
+    return Figure("conventions")
+
+
+def masks() -> Figure:
+    """Return the figure of 400 ones behind inverted dropout, with their mean and variance, by p and seed."""
+    drawn = [np.random.SFC64(np.random.SeedSequence(seed)) for seed in range(5)]
+    kept = [InvertedDropout(p, seed)(np.ones(400)).astype(bool).sum() for seed in range(5) for p in _RATES]
+    return Figure("masks", lanes=_hex(*(_lanes(words, 400) for words in drawn)), counts=_hex(kept))
+
+
+def gradient_masks() -> Figure:
+    """Return the figure of norm and cosine of five features' gradient under all 32 masks, by p and convention."""
+    masks = np.array(list(itertools.product([0, 1], repeat=5)))
+    norms, kept = np.sqrt(masks @ np.array([0.01, 0.04, 0.09, 0.16, 0.25])), masks.sum(axis=1)
+    return Figure("gradient_masks", sums=[round(float(norms[kept == k].sum()), 9) for k in range(6)])
+
+
+def keyed_masks() -> Figure:
+    """Return the figure of the masks of `KeyedDropout` over eight steps, by p, seed, layer and step."""
+    keys = list(itertools.product(range(3), range(3), range(8)))
+    words = [np.random.Philox(key=[seed, layer], counter=[0, 0, 0, step]) for seed, layer, step in keys]
+    kept = [keyed_mask(32, p, *key).sum() for key in keys for p in _RATES]
+    return Figure("keyed_masks", lanes=_hex(*(_lanes(word, 32) for word in words)), counts=_hex(kept))
+
+
+def monte_carlo() -> Figure:
+    """Return the figure of Monte-Carlo passes of a linear head against their exact distribution, by p and passes."""
+    weights = np.array([1.5, -1, 0.8, 0.6, -0.5, 0.4, 0.3, 0.2])
+    found = []
+    for tenths, doublings in itertools.product(range(1, 7), range(9)):
+        layer = InvertedDropout(tenths / 10, seed=0)
+        found.append(mc_predict(lambda x, layer=layer: layer(x) @ weights, np.ones(8), 2**doublings, "values"))
+    return Figure(
+        "monte_carlo",
+        lanes=_hex(_lanes(np.random.SFC64(np.random.SeedSequence(0)), 2048)),
+        means=[round(float(prediction.mean), 4) for prediction in found],
+        deviations=[round(float(np.sqrt(prediction.variance)), 4) for prediction in found],
+    )
+
+
+def _lanes(words: np.random.BitGenerator, size: int) -> npt.NDArray[np.uint16]:
+    """Return the 16-bit numbers that `dropoutlib.masks` compares with (1 - p) * 65536."""
+    return words.random_raw(size // 4).astype("<u8").view("<u2")
+
+
+def _hex(*numbers: npt.ArrayLike) -> str:
+    """Return numbers below 65,536 as text, four signs each."""
+    return "".join(f"{number:04x}" for number in np.concatenate(numbers))

@@ -1,12 +1,14 @@
 """Interactive figures in headless Chromium: each is moved, and what it says is compared with dropoutlib."""
 
 import gzip
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -15,6 +17,9 @@ from book import interactive as extension
 from book.notebooks import chapters
 from dropoutlib import interactive
 from dropoutlib.batchnorm import variance_shift
+from dropoutlib.gradients import moments
+from dropoutlib.layers import InvertedDropout, StandardDropout
+from dropoutlib.masks import keyed_mask
 from tests.book.building import chromium, served
 from tests.book.test_browser import NARROW, Site
 
@@ -35,7 +40,59 @@ def shift_numbers(p: float, mu: float, sigma: float) -> list[float]:
     return [ratio, ratio**-0.5]
 
 
+def conventions_numbers(p: float) -> list[float]:
+    numbers = []
+    for layer in (StandardDropout(p, seed=0), InvertedDropout(p, seed=0)):
+        kept, mean = layer.train()(np.ones(1000)).max(), layer.eval()(1.0)
+        assert (1 - p) * kept == pytest.approx(mean)
+        numbers += [float(mean), (1 - p) * kept**2 - float(mean) ** 2]
+    return numbers
+
+
+def masks_numbers(p: float, seed: int) -> list[float]:
+    y = InvertedDropout(p, seed)(np.ones(400))
+    return [np.count_nonzero(y), 400, 1 / (1 - p), y.mean(), 1, y.var(), p / (1 - p)]
+
+
+def gradient_numbers(p: float, convention: Literal["inverted", "standard"]) -> list[float]:
+    g = np.arange(1, 6) / 10
+    masks = np.array(list(itertools.product([0, 1], repeat=5)))
+    chance = np.prod(np.where(masks, 1 - p, p), axis=1)
+    cosine = np.sqrt(masks @ g**2) / np.linalg.norm(g)
+    norm = np.linalg.norm(masks * g, axis=1) / (1 - p if convention == "inverted" else 1)
+    low, high = moments(g, p, convention).norm_bounds
+    return [chance @ norm, low, high, np.linalg.norm(g), chance @ cosine, (1 - p) ** 0.5]
+
+
+def keyed_numbers(p: float, seed: int, layer: int, step: int) -> list[float]:
+    return [seed, layer, step, keyed_mask(32, p, seed, layer, step).sum(), 32]
+
+
 CASES = [
+    Case(
+        "chapters/standard-vs-inverted", "fig-conventions-move", [{"p": p} for p in (0, 0.37, 0.8)], conventions_numbers
+    ),
+    Case(
+        "chapters/standard-vs-inverted",
+        "fig-masks-move",
+        [{"p": p, "seed": seed} for p, seed in ((0, 0), (0.35, 4), (0.9, 2))],
+        masks_numbers,
+    ),
+    Case(
+        "chapters/gradient-flow",
+        "fig-gf-move",
+        [{"p": p, "convention": c} for p, c in ((0.2, "standard"), (0.75, "inverted"), (0, "inverted"))],
+        gradient_numbers,
+    ),
+    Case(
+        "chapters/determinism",
+        "fig-keyed-move",
+        [
+            {"p": p, "seed": s, "layer": k, "step": t}
+            for p, s, k, t in ((0.1, 0, 2, 7), (0.65, 2, 1, 0), (0.3, 1, 1, 5))
+        ],
+        keyed_numbers,
+    ),
     Case(
         "chapters/batch-norm",
         "fig-bn-move",
@@ -118,8 +175,33 @@ def test_a_figure_says_what_dropoutlib_computes(bare_pages: Callable[[str], Page
         assert len(found) == len(expected), figure.locator(".vega-readout").text_content()
         assert found == pytest.approx(expected, abs=6e-4), settings
         assert figure.locator(".vega-chart svg").inner_html() != before, "the drawing stood still"
-    drawn, box = figure.locator(".vega-chart svg").bounding_box(), figure.bounding_box()
-    assert drawn and box and drawn["width"] > 0.9 * box["width"], "the drawing is not as wide as its figure"
+    drawn, whole = (box.evaluate("e => e.clientWidth") for box in (figure.locator(".vega-chart svg"), figure))
+    assert drawn > 0.9 * whole, "the drawing is not as wide as its figure"
+
+
+def drawn_mask(figure: Locator) -> list[bool]:
+    """Return which units of a drawn grid are kept, in their order."""
+    fills = "all => all.map(e => getComputedStyle(e).fill).filter(fill => fill !== 'none')"
+    found = figure.locator(".vega-chart .mark-rect.role-mark path").evaluate_all(fills)
+    assert set(found) <= {"rgb(0, 114, 178)", "rgb(196, 196, 196)"}
+    return [fill == "rgb(0, 114, 178)" for fill in found]
+
+
+@pytest.mark.parametrize(("p", "seed"), [(0, 1), (0.15, 3), (0.6, 0), (0.9, 4)])
+def test_the_drawn_mask_is_that_of_the_layer(bare_pages: Callable[[str], Page], p: float, seed: int) -> None:
+    figure = live(bare_pages("chapters/standard-vs-inverted"), "fig-masks-move")
+    move(figure, {"p": p, "seed": seed})
+    assert drawn_mask(figure) == (InvertedDropout(p, seed)(np.ones(400)) > 0).tolist()
+
+
+@pytest.mark.parametrize(("p", "seed", "layer"), [(0, 0, 1), (0.05, 1, 2), (0.45, 2, 0), (0.8, 1, 1)])
+def test_the_drawn_masks_are_those_of_their_keys(
+    bare_pages: Callable[[str], Page], p: float, seed: int, layer: int
+) -> None:
+    figure = live(bare_pages("chapters/determinism"), "fig-keyed-move")
+    move(figure, {"p": p, "seed": seed, "layer": layer})
+    expected = np.concatenate([keyed_mask(32, p, seed, layer, step) for step in range(8)])
+    assert drawn_mask(figure) == expected.tolist()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -206,6 +288,7 @@ def test_without_scripts_there_is_a_picture(site: Site, name: str) -> None:
                 expect(page.locator(f"#{case.name} img")).to_be_visible()
 
 
+@pytest.mark.long
 def test_when_vega_is_out_of_reach_the_picture_stays(site: Site) -> None:
     case = CASES[0]
     context = site.browser.new_context()
