@@ -20,6 +20,7 @@ from dropoutlib.batchnorm import variance_shift
 from dropoutlib.gradients import moments
 from dropoutlib.layers import InvertedDropout, StandardDropout
 from dropoutlib.masks import keyed_mask
+from dropoutlib.uncertainty import mc_predict
 from tests.book.building import chromium, served
 from tests.book.test_browser import NARROW, Site
 
@@ -68,7 +69,23 @@ def keyed_numbers(p: float, seed: int, layer: int, step: int) -> list[float]:
     return [seed, layer, step, keyed_mask(32, p, seed, layer, step).sum(), 32]
 
 
+def passes_numbers(p: float, doublings: int) -> list[float]:
+    layer, weights = InvertedDropout(p, seed=0), np.array([1.5, -1, 0.8, 0.6, -0.5, 0.4, 0.3, 0.2])
+    found = mc_predict(lambda x: layer(x) @ weights, np.ones(8), 2**doublings, "values")
+    masks = np.array(list(itertools.product([0, 1], repeat=8)))
+    chance = np.prod(np.where(masks, 1 - p, p), axis=1)
+    exact = masks @ weights / (1 - p)
+    mean = chance @ exact
+    return [2**doublings, float(found.mean), float(found.variance) ** 0.5, mean, (chance @ (exact - mean) ** 2) ** 0.5]
+
+
 CASES = [
+    Case(
+        "chapters/uncertainty",
+        "fig-passes-move",
+        [{"p": p, "doublings": k} for p, k in ((0.1, 0), (0.6, 8), (0.2, 5))],
+        passes_numbers,
+    ),
     Case(
         "chapters/standard-vs-inverted", "fig-conventions-move", [{"p": p} for p in (0, 0.37, 0.8)], conventions_numbers
     ),
