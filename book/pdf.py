@@ -65,7 +65,8 @@ _FIT = """smallest => {
         const formula = element.querySelector(':scope > mjx-math')
         const box = (formula || element).getBoundingClientRect()
         const out = box.width > 0 && (box.right > edge.right + 1 || box.left < edge.left - 1)
-        const block = !formula && getComputedStyle(element).display !== 'inline'
+        // An accent may be wider than its formula; what counts is where the formula itself lies.
+        const block = !formula && !element.matches('span.math') && getComputedStyle(element).display !== 'inline'
         if (out || (block && full(element))) found.push(element)
     }
     unseen.remove()
