@@ -132,7 +132,7 @@ def live(page: Page, name: str) -> Locator:
     """Scroll to a figure and wait for its drawing."""
     figure = page.locator(f"#{name}")
     figure.scroll_into_view_if_needed()
-    expect(figure).to_have_class(re.compile(r"\blive\b"))
+    expect(figure).to_have_class(re.compile(r"\blive\b"), timeout=60_000)
     return figure
 
 
