@@ -8,7 +8,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from book import checks, icons, landing_figure
+from book import checks, icons, landing_figure, site_files
 from book.notebooks import ROOT
 
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax")
@@ -74,6 +74,14 @@ def test_a_figure_keeps_its_place_before_it_arrives(book: checks.Pages) -> None:
     assert all(
         "loading" not in page.soup.select("article img")[0].attrs for page in book.values() if page.name == "index.html"
     )
+
+
+def test_every_page_says_what_it_is_about(built: Path, book: checks.Pages) -> None:
+    assert (built / site_files.CARD).is_file()
+    for page in book.values():
+        about = page.soup.select("meta[name=description]")
+        assert len(about) == (page.name not in ("404.html", "search.html")), page.name
+        assert all(len(str(tag["content"])) > 20 for tag in about), page.name
 
 
 def test_the_builders_environment_has_no_framework(built: Path) -> None:
