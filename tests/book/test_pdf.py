@@ -299,5 +299,6 @@ def test_a_page_is_printed_open_light_and_without_the_site_around_it(
     page.close()
     with pypdfium2.PdfDocument(tmp_path / "page.pdf") as document:
         for number in range(len(document)):
+            # Of a dark page next to nothing is light; a figure of coloured tiles may fill a third of a light one.
             image = document[number].render(scale=0.5, grayscale=True).to_numpy()
-            assert (image > 200).mean() > 0.8
+            assert (image > 200).mean() > 0.5
