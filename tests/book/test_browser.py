@@ -260,7 +260,7 @@ def shown_prose(page: Page) -> str:
     """Return the text that is shown, without code and set mathematics."""
     return str(
         page.evaluate("""() => {
-            const copy = document.querySelector('article').cloneNode(true)
+            const copy = (document.querySelector('article') || document.querySelector('main')).cloneNode(true)
             copy.querySelectorAll('code, pre, script, style, kbd, svg, mjx-container').forEach(e => e.remove())
             return copy.textContent
         }""")
