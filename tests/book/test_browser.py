@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
 
 from book import checks
 from tests.book.building import chromium
@@ -111,6 +111,11 @@ class Site:
                 failures.append(f"asked for {route.request.url}")
                 route.abort()
 
+        def note_failure(request: Request) -> None:
+            # A page that is left gives up what it was still loading.
+            if request.failure != "net::ERR_ABORTED":
+                failures.append(f"could not load {request.url}: {request.failure}")
+
         defaults = {"viewport": WIDE, "reduced_motion": "reduce"}
         context: BrowserContext = self.browser.new_context(**(defaults | options))
         context.route("**/*", refuse_foreign)
@@ -120,7 +125,7 @@ class Site:
         page.on("pageerror", lambda error: failures.append(f"raised {error}"))
         page.on("console", lambda message: message.type == "error" and failures.append(f"logged {message.text}"))
         if scripts := options.get("java_script_enabled", True):
-            page.on("requestfailed", lambda request: failures.append(f"could not load {request.url}"))
+            page.on("requestfailed", note_failure)
         page.on("response", lambda answer: answer.status >= 400 and failures.append(f"{answer.status} {answer.url}"))
         try:
             page.goto(f"{origin}/{name}.html")
