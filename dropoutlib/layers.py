@@ -16,14 +16,16 @@ dropped negative number gives -0.0. p = 1 gives zeros for every input.
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dropoutlib._validation import FloatArray, float_array, probability, word
-from dropoutlib.masks import BoolArray, bernoulli_mask, keyed_mask, require_64_bit
+from dropoutlib.masks import CHUNK, COMPILED_FROM, BoolArray, compiled, draw, philox, require_64_bit, threshold
 
+COMPILED_TYPES = tuple(np.dtype(name).str for name in ("float32", "float64"))
 Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 
@@ -103,7 +105,7 @@ class _StreamDropout(_Layer):
             self._mask = None
         else:
             self._factor(array.dtype, training=True)
-            mask = bernoulli_mask(array.shape, self.p, self._bit_generator)
+            mask = draw(array.size, self._p, self._bit_generator).reshape(array.shape)
             mask.flags.writeable = False
             y = self._scaled(array, mask)
             self._mask = mask
@@ -256,7 +258,16 @@ class KeyedDropout(_Layer):
         if not self.training:
             return _multiply(array, None, None)
         factor = _inverse_keep(array.dtype, self.p)
-        return _multiply(array, keyed_mask(array.shape, self.p, self.seed, self.layer, step), factor)
+        key = self.seed, self.layer, step
+        if (
+            factor
+            and array.size >= COMPILED_FROM
+            and array.dtype.str in COMPILED_TYPES
+            and (fast := compiled()) is not None
+        ):
+            y: FloatArray = fast.multiply(array, array.dtype.type(factor), *threshold(self.p), *key)
+            return y
+        return _multiply(array, draw(array.size, self.p, philox(*key)).reshape(array.shape), factor)
 
 
 def _bit_generator(seed: Seed) -> np.random.BitGenerator:
@@ -275,6 +286,7 @@ def _bit_generator(seed: Seed) -> np.random.BitGenerator:
     return np.random.SFC64(np.random.SeedSequence(int(seed)))
 
 
+@functools.lru_cache(maxsize=256)
 def _inverse_keep(dtype: np.dtype[Any], p: float) -> float:
     """Return 1/(1 - p) after checking that `dtype` holds it; 0 for p = 1, where nothing is kept."""
     if p == 1.0:
@@ -289,17 +301,30 @@ def _inverse_keep(dtype: np.dtype[Any], p: float) -> float:
     return factor
 
 
+@np.errstate(invalid="ignore")
 def _multiply(x: FloatArray, mask: BoolArray | None, factor: float | None) -> FloatArray:
     """Return x * mask * factor in memory of its own; a factor of 0, which only p = 1 has, gives zeros for any x."""
     if factor == 0.0:
         return np.zeros(x.shape, x.dtype)
     y = np.empty(x.shape, x.dtype)
-    with np.errstate(invalid="ignore"):
-        if mask is None:
-            np.copyto(y, x)
-        else:
-            # The mask comes before the factor: a dropped value must not overflow on its way to zero.
-            np.multiply(x, mask, out=y)
-        if factor is not None:
-            np.multiply(y, x.dtype.type(factor), out=y)
+    scale = None if factor is None else x.dtype.type(factor)
+    if mask is None:
+        np.copyto(y, x)
+        if scale is not None:
+            np.multiply(y, scale, out=y)
+    elif x.size <= CHUNK or mask.shape != x.shape:
+        _multiply_into(y, x, mask, scale)
+    else:
+        a, m, b = x.reshape(-1), mask.reshape(-1), y.reshape(-1)
+        for i in range(0, x.size, CHUNK):
+            _multiply_into(b[i : i + CHUNK], a[i : i + CHUNK], m[i : i + CHUNK], scale)
     return y
+
+
+def _multiply_into(y: FloatArray, x: FloatArray, mask: BoolArray, scale: np.floating | None) -> None:
+    """Write x * mask * scale into y; a piece of CHUNK elements stays in the processor's cache."""
+    # First 0 or the scale, then times x: a dropped value must not overflow on its way to zero.
+    np.copyto(y, mask)
+    if scale is not None:
+        np.multiply(y, scale, out=y)
+    np.multiply(x, y, out=y)

@@ -14,9 +14,11 @@ keeping is 1 - p to better than 2**-48.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,11 @@ Shape = int | Sequence[int]
 
 LANE_BITS = 16
 LANES_PER_WORD = 4
+# Elements whose lanes, mask and products stay in the second cache together.
+CHUNK = 1 << 17
+# From this size on compiled code gains more than a call of it costs.
+COMPILED_FROM = 1 << 16
+_WORD, _LANE = np.dtype("<u8"), np.dtype("<u2")
 
 
 def bernoulli_mask(shape: Shape, p: float, bit_generator: np.random.BitGenerator) -> BoolArray:
@@ -61,21 +68,43 @@ def bernoulli_mask(shape: Shape, p: float, bit_generator: np.random.BitGenerator
     ----------
     NumPy, "Compatibility policy" (NEP 19): the stream of `random_raw` is stable, that of `Generator` is not.
     """
-    q = 1.0 - probability(p)
+    p = probability(p)
     dimensions = _dimensions(shape)
-    bit_generator = require_64_bit(bit_generator)
-    size = math.prod(dimensions)
-    threshold, lanes = q * 2**LANE_BITS, _lanes(bit_generator, size)
+    return draw(math.prod(dimensions), p, require_64_bit(bit_generator)).reshape(dimensions)
+
+
+def draw(size: int, p: float, bit_generator: np.random.BitGenerator) -> BoolArray:
+    """Draw the mask of `size` elements in a row, for arguments that were checked before.
+
+    The lanes live for one chunk of elements at a time, so that they stay in the processor's cache.
+    """
+    lane, limit = threshold(p)
+    kept = np.empty(size, np.bool_)
+    ties: list[npt.NDArray[np.intp]] = []
+    for start in range(0, size, CHUNK):
+        part = kept[start : start + CHUNK] if size > CHUNK else kept
+        words = bit_generator.random_raw(-(-part.size // LANES_PER_WORD))
+        lanes = words.astype(_WORD, copy=False).view(_LANE)[: part.size]
+        np.less(lanes, lane, out=part)
+        if limit is not None:
+            equal = np.equal(lanes, lane)
+            if np.count_nonzero(equal):
+                ties.append(np.flatnonzero(equal) + start)
+    if limit is not None and ties:
+        tied = np.concatenate(ties)
+        kept[tied] = bit_generator.random_raw(tied.size) < limit
+    return kept
+
+
+@functools.lru_cache(maxsize=256)
+def threshold(p: float) -> tuple[np.uint16 | np.uint32, np.uint64 | None]:
+    """Return the lane `a` of p and the word below which a tie keeps its element, None where no tie is settled."""
+    threshold = (1.0 - p) * 2**LANE_BITS
     whole = int(threshold)
     fraction = threshold - whole
-    kept = np.ones(size, np.bool_) if whole == 2**LANE_BITS else np.less(lanes, np.uint16(whole))
-    if fraction:
-        ties = np.flatnonzero(lanes == np.uint16(whole))
-        if ties.size:
-            # w < t holds for a whole w exactly when w < ceil(t), and ldexp is exact.
-            limit = np.uint64(math.ceil(math.ldexp(fraction, 64)))
-            kept[ties] = bit_generator.random_raw(ties.size) < limit
-    return kept.reshape(dimensions)
+    # w < t holds for a whole w exactly when w < ceil(t), and ldexp is exact.
+    limit = np.uint64(math.ceil(math.ldexp(fraction, 64))) if fraction else None
+    return (np.uint16(whole) if whole < 2**LANE_BITS else np.uint32(whole)), limit
 
 
 def keyed_mask(shape: Shape, p: float, seed: int, layer: int, step: int) -> BoolArray:
@@ -109,9 +138,30 @@ def keyed_mask(shape: Shape, p: float, seed: int, layer: int, step: int) -> Bool
     ----------
     Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    key = np.array([word(seed, "seed"), word(layer, "layer", bits=32)], np.uint64)
-    counter = np.array([0, 0, 0, word(step, "step")], np.uint64)
-    return bernoulli_mask(shape, p, np.random.Philox(key=key, counter=counter))
+    p, dimensions = probability(p), _dimensions(shape)
+    key = word(seed, "seed"), word(layer, "layer", bits=32), word(step, "step")
+    size = math.prod(dimensions)
+    if size >= COMPILED_FROM and (fast := compiled()) is not None:
+        mask: BoolArray = fast.mask(size, *threshold(p), *key)
+    else:
+        mask = draw(size, p, philox(*key))
+    return mask.reshape(dimensions)
+
+
+def philox(seed: int, layer: int, step: int) -> np.random.Philox:
+    """Return the generator of the words that belong to (seed, layer, step), for arguments that were checked before."""
+    key, counter = np.array([seed, layer], np.uint64), np.array([0, 0, 0, step], np.uint64)
+    return np.random.Philox(key=key, counter=counter)
+
+
+@functools.cache
+def compiled() -> ModuleType | None:
+    """Return `dropoutlib.fast`, or None where numba is not installed."""
+    try:
+        from dropoutlib import fast
+    except ImportError:
+        return None
+    return fast
 
 
 def pack(mask: npt.ArrayLike) -> npt.NDArray[np.uint8]:
@@ -181,13 +231,6 @@ def require_64_bit(bit_generator: object) -> np.random.BitGenerator:
     if isinstance(bit_generator, np.random.MT19937):
         raise ValueError("MT19937 has raw words of 32 bits, and masks need 64; use SFC64, PCG64 or Philox")
     return bit_generator
-
-
-def _lanes(bit_generator: np.random.BitGenerator, size: int) -> npt.NDArray[np.uint16]:
-    """Return `size` 16-bit lanes of the next ceil(size / 4) words."""
-    words = bit_generator.random_raw(-(-size // LANES_PER_WORD))
-    lanes: npt.NDArray[np.uint16] = words.astype("<u8", copy=False).view("<u2")[:size]
-    return lanes
 
 
 def _dimensions(shape: Shape) -> tuple[int, ...]:
