@@ -104,10 +104,10 @@ class _StreamDropout(_Layer):
             y = self._scaled(array, None)
             self._mask = None
         else:
-            self._factor(array.dtype, training=True)
+            factor = self._factor(array.dtype, training=True)
             mask = draw(array.size, self._p, self._bit_generator).reshape(array.shape)
             mask.flags.writeable = False
-            y = self._scaled(array, mask)
+            y = _multiply(array, mask, factor)
             self._mask = mask
         self._shape = array.shape
         return y
@@ -306,25 +306,36 @@ def _multiply(x: FloatArray, mask: BoolArray | None, factor: float | None) -> Fl
     """Return x * mask * factor in memory of its own; a factor of 0, which only p = 1 has, gives zeros for any x."""
     if factor == 0.0:
         return np.zeros(x.shape, x.dtype)
-    y = np.empty(x.shape, x.dtype)
-    scale = None if factor is None else x.dtype.type(factor)
+    scale = None if factor is None else _number(x.dtype, factor)
     if mask is None:
-        np.copyto(y, x)
-        if scale is not None:
-            np.multiply(y, scale, out=y)
-    elif x.size <= CHUNK or mask.shape != x.shape:
-        _multiply_into(y, x, mask, scale)
-    else:
-        a, m, b = x.reshape(-1), mask.reshape(-1), y.reshape(-1)
-        for i in range(0, x.size, CHUNK):
-            _multiply_into(b[i : i + CHUNK], a[i : i + CHUNK], m[i : i + CHUNK], scale)
+        y = np.array(x, order="C")
+        return y if scale is None else np.multiply(y, scale, out=y)
+    if x.size <= CHUNK and mask.shape == x.shape:
+        return _times(x, mask.astype(x.dtype), scale)
+    y = np.empty(x.shape, x.dtype)
+    if mask.shape != x.shape:
+        np.copyto(y, mask)
+        return _times(x, y, scale)
+    values, kept, products = x.reshape(-1), mask.reshape(-1), y.reshape(-1)
+    # A piece stays in the processor's cache from one operation to the next.
+    for i in range(0, x.size, CHUNK):
+        piece = slice(i, i + CHUNK)
+        np.copyto(products[piece], kept[piece])
+        _times(values[piece], products[piece], scale)
     return y
 
 
-def _multiply_into(y: FloatArray, x: FloatArray, mask: BoolArray, scale: np.floating | None) -> None:
-    """Write x * mask * scale into y; a piece of CHUNK elements stays in the processor's cache."""
-    # First 0 or the scale, then times x: a dropped value must not overflow on its way to zero.
-    np.copyto(y, mask)
+def _times(x: FloatArray, kept: FloatArray, scale: FloatArray | None) -> FloatArray:
+    """Turn `kept`, which holds 0 and 1, into x * kept * scale, and return it."""
+    # The scale meets the mask first: a dropped value must not overflow on its way to zero.
     if scale is not None:
-        np.multiply(y, scale, out=y)
-    np.multiply(x, y, out=y)
+        np.multiply(kept, scale, out=kept)
+    return np.multiply(x, kept, out=kept)
+
+
+@functools.lru_cache(maxsize=256)
+def _number(dtype: np.dtype[Any], value: float) -> FloatArray:
+    """Return the number as an array, with which NumPy computes faster than with a scalar."""
+    number: FloatArray = np.array(value, dtype)
+    number.flags.writeable = False
+    return number

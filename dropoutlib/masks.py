@@ -19,6 +19,7 @@ import math
 import operator
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,9 @@ def draw(size: int, p: float, bit_generator: np.random.BitGenerator) -> BoolArra
     for start in range(0, size, CHUNK):
         part = kept[start : start + CHUNK] if size > CHUNK else kept
         words = bit_generator.random_raw(-(-part.size // LANES_PER_WORD))
-        lanes = words.astype(_WORD, copy=False).view(_LANE)[: part.size]
+        lanes = words.astype(_WORD, copy=False).view(_LANE)
+        if lanes.size > part.size:
+            lanes = lanes[: part.size]
         np.less(lanes, lane, out=part)
         if limit is not None:
             equal = np.equal(lanes, lane)
@@ -97,14 +100,19 @@ def draw(size: int, p: float, bit_generator: np.random.BitGenerator) -> BoolArra
 
 
 @functools.lru_cache(maxsize=256)
-def threshold(p: float) -> tuple[np.uint16 | np.uint32, np.uint64 | None]:
-    """Return the lane `a` of p and the word below which a tie keeps its element, None where no tie is settled."""
+def threshold(p: float) -> tuple[npt.NDArray[np.unsignedinteger], np.uint64 | None]:
+    """Return the lane `a` of p, as an array of one, and the word below which a tie keeps its element.
+
+    The second is None where no tie is settled.
+    """
     threshold = (1.0 - p) * 2**LANE_BITS
     whole = int(threshold)
     fraction = threshold - whole
+    # NumPy compares with an array faster than with a scalar.
+    lane: npt.NDArray[Any] = np.array(whole, np.uint16 if whole < 2**LANE_BITS else np.uint32)
+    lane.flags.writeable = False
     # w < t holds for a whole w exactly when w < ceil(t), and ldexp is exact.
-    limit = np.uint64(math.ceil(math.ldexp(fraction, 64))) if fraction else None
-    return (np.uint16(whole) if whole < 2**LANE_BITS else np.uint32(whole)), limit
+    return lane, np.uint64(math.ceil(math.ldexp(fraction, 64))) if fraction else None
 
 
 def keyed_mask(shape: Shape, p: float, seed: int, layer: int, step: int) -> BoolArray:

@@ -29,6 +29,7 @@ if sys.byteorder != "little":
     raise ImportError("the compiled code reads its words as little-endian lanes, and this machine is big-endian")
 
 BoolArray = npt.NDArray[np.bool_]
+Lane = npt.NDArray[np.unsignedinteger]
 FloatArray = npt.NDArray[np.floating]
 
 # Philox 4x64 has ten rounds; a block is four words, and so sixteen elements.
@@ -40,7 +41,7 @@ LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def multiply(
-    x: FloatArray, scale: np.floating, lane: np.integer, limit: np.uint64 | None, seed: int, layer: int, step: int
+    x: FloatArray, scale: np.floating, lane: Lane, limit: np.uint64 | None, seed: int, layer: int, step: int
 ) -> FloatArray:
     """Return x * m * scale with the mask m of (seed, layer, step), which is made on the way and not stored.
 
@@ -61,14 +62,14 @@ def multiply(
         Of the shape and dtype of `x`, in C order.
     """
     y = np.empty(x.shape, x.dtype)
-    _multiply(x.reshape(-1), y.reshape(-1), scale, lane, *_words(limit, seed, layer, step))
+    _multiply(x.reshape(-1), y.reshape(-1), scale, lane[()], *_words(limit, seed, layer, step))
     return y
 
 
-def mask(size: int, lane: np.integer, limit: np.uint64 | None, seed: int, layer: int, step: int) -> BoolArray:
+def mask(size: int, lane: Lane, limit: np.uint64 | None, seed: int, layer: int, step: int) -> BoolArray:
     """Return the mask of `size` elements in a row; the other arguments are those of `multiply`."""
     kept = np.empty(size, np.bool_)
-    _mask(kept, lane, *_words(limit, seed, layer, step))
+    _mask(kept, lane[()], *_words(limit, seed, layer, step))
     return kept
 
 

@@ -1,0 +1,1 @@
+"""Side-by-side timings of dropout in one process on one core: `make bench`."""
