@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve colab slides pdf test test-long notebooks assignments grade studies fetch-wheels push-colab clean
+.PHONY: help book serve colab slides pdf test test-long notebooks assignments grade studies bench fetch-wheels push-colab clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ studies: $(ENV)/.stamp  ## run the slow experiments again and store their result
 	$(ENV)/bin/python -m studies.batch_norm
 	$(ENV)/bin/python -m studies.does_it_help
 	$(ENV)/bin/python -m studies.uncertainty
+
+# About four minutes on a quiet machine. OPTIONS="--shapes 32x100 --rates 0.3" is quicker; --store keeps the figures.
+bench: $(ENV)/.stamp  ## time dropout side by side with other ways to do it (OPTIONS=--store for the book)
+	$(ENV)/bin/python -m benchmarks $(OPTIONS)
 
 fetch-wheels: $(BOOK_ENV)/.stamp  ## before publishing: get the wheels that the site must go on serving
 	$(BOOK_ENV)/bin/python -m book.colab.publish fetch

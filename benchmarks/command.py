@@ -161,17 +161,40 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def shape(text: str) -> tuple[int, ...]:
+    """Return the shape that "4096x1024" names."""
+    try:
+        sizes = tuple(int(size) for size in text.split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"a shape is two sizes such as 4096x1024, got {text!r}")
+    return sizes
+
+
+def rate(text: str) -> float:
+    """Return a drop probability that has something to drop and something to keep."""
+    try:
+        p = float(text)
+    except ValueError:
+        p = math.nan
+    if not 0.0 < p < 1.0:
+        raise argparse.ArgumentTypeError(f"a rate lies in 0 < p < 1, got {text!r}")
+    return p
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two shapes, two rates, float32; nothing is stored")
+    parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, metavar="ROWSxCOLUMNS")
+    parser.add_argument("--rates", nargs="+", type=rate, default=RATES, metavar="P")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time for each group of cases (2)")
+    parser.add_argument("--trials", type=int, default=TRIALS, help=f"masks of the demonstration ({TRIALS:,})")
+    parser.add_argument("--store", action="store_true", help="keep the figures for the book")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if given.quick:
-        found = run(((32, 100), (4096, 1024)), (0.3, 0.5), ("float32",), given.seconds, TRIALS)
-    else:
-        found = run(SHAPES, RATES, DTYPES, given.seconds, TRIALS)
+    found = run(given.shapes, given.rates, given.dtypes, given.seconds, given.trials)
     print(table(found))
-    if not given.quick:
+    if given.store:
         print(f"stored in {save(NAME, found).name}", file=sys.stderr)

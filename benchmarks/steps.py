@@ -20,10 +20,10 @@ Mask = npt.NDArray[np.bool_]
 PLANES = 16
 
 
-def makers(size: int, p: float) -> dict[str, Step]:
+def makers(size: int, p: float, seed: int = 0) -> dict[str, Step]:
     """Return the ways to make a mask of `size` elements; compiled code is among them where numba is installed."""
-    q, rng, words = 1.0 - p, np.random.default_rng(0), np.random.SFC64(0)
-    philox = np.random.Philox(0)
+    q, rng, words = 1.0 - p, np.random.default_rng(seed), np.random.SFC64(seed)
+    philox = np.random.Philox(seed)
     found: dict[str, Step] = {
         "binomial": lambda: rng.binomial(1, q, size),
         "random < q, float64": lambda: rng.random(size) < q,
@@ -35,7 +35,7 @@ def makers(size: int, p: float) -> dict[str, Step]:
         "lanes of Philox": lambda: masks.draw(size, p, philox),
     }
     if (fast := masks.compiled()) is not None:
-        found["lanes of Philox, compiled"] = lambda: fast.mask(size, *masks.threshold(p), 0, 0, 0)
+        found["lanes of Philox, compiled"] = lambda: fast.mask(size, *masks.threshold(p), seed, 0, 0)
     return found
 
 

@@ -56,7 +56,6 @@ def ratios(samples: Mapping[str, Sequence[float]], to: str) -> dict[str, dict[st
 def peak_bytes(step: Step) -> int:
     """Return the peak of memory that NumPy and Python ask for while the step runs, beyond what was there before."""
     step()
-    gc.collect()
     tracemalloc.start()
     try:
         step()
