@@ -14,7 +14,6 @@ Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba is told not to compile (NUMBA_DISABLE_JIT), and without it these loops would crawl")
 if sys.byteorder != "little":
     raise ImportError("the compiled code reads its words as little-endian lanes, and this machine is big-endian")
