@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from dropoutlib import layers, masks
 from dropoutlib.layers import InvertedDropout, KeyedDropout, StandardDropout
-from dropoutlib.masks import bernoulli_mask, keyed_mask
+from dropoutlib.masks import CHUNK, bernoulli_mask, keyed_mask, pack
 from tests.dropoutlib.contract import CHECKS, FLOATS, LAYER_RATES, SUBJECTS, Entry, Layer, mask_of, refused, same
+from tests.dropoutlib.samples import bits, hostile
 from tests.statistics import Alarm
 
 
@@ -100,6 +104,163 @@ def test_backward_is_the_adjoint_of_forward(
     layer.train() if training else layer.eval()
     left, right = np.sum(layer.forward(x) * dy), np.sum(x * layer.backward(dy))
     assert left == pytest.approx(right, rel=1e-12, abs=1e-6)
+
+
+# --- in pieces ----------------------------------------------------------------------------------------------------
+
+SIZES = (1, 7, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5)
+FACTORS = (None, 1.0, 1 / 0.7, 3.0, 10.0, 2.0**12)
+
+
+def product(x: Any, mask: Any, factor: float | None) -> Any:
+    """Return x * mask, then times the factor, over whole arrays."""
+    with np.errstate(all="ignore"):
+        y = x * mask.astype(x.dtype)
+        return y if factor is None else y * x.dtype.type(factor)
+
+
+def drop(size: int, p: float = 0.4) -> Any:
+    return np.random.default_rng(size).random(size) >= p
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("factor", FACTORS)
+def test_pieces_are_the_product(dtype: Any, factor: float | None) -> None:
+    for size in SIZES:
+        x, mask = hostile(size, dtype), drop(size)
+        with np.errstate(over="ignore"):
+            y = layers._multiply(x, mask, factor)
+        assert y.dtype == x.dtype
+        assert bits(y) == bits(product(x, mask, factor)), f"size {size}"
+
+
+def arrangements(array: Any) -> dict[str, Any]:
+    """Return an array of two dimensions as it may lie in memory, with equal elements."""
+    rows, columns = array.shape
+    wide = np.repeat(array, 2, axis=1)
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    unaligned = np.frombuffer(b"-" + array.tobytes(), array.dtype, offset=1).reshape(rows, columns)
+    return {
+        "C": array,
+        "Fortran": np.asfortranarray(array),
+        "strided": wide[:, ::2],
+        "backwards": array[::-1, ::-1].copy()[::-1, ::-1],
+        "read-only": read_only,
+        "unaligned": unaligned,
+    }
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (371, 709)], ids=["one piece", "several pieces"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_pieces_of_arrays_that_lie_otherwise(dtype: Any, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    array, mask = hostile(rows * columns, dtype).reshape(shape), drop(rows * columns).reshape(shape)
+    expected = bits(product(array, mask, 1 / 0.7))
+    for name, x in arrangements(array).items():
+        for other, m in arrangements(mask).items():
+            with np.errstate(over="ignore"):
+                y = layers._multiply(x, m, 1 / 0.7)
+            assert bits(y) == expected, f"x {name}, mask {other}"
+            assert y.flags.c_contiguous
+            assert not np.shares_memory(x, y)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (371, 709)], ids=["one piece", "several pieces"])
+@pytest.mark.parametrize("factor", [None, 1 / 0.7])
+def test_pieces_of_a_mask_for_whole_rows_or_columns(shape: tuple[int, int], factor: float | None) -> None:
+    """The mask of a whole row or channel may have fewer elements than x, or its own more than once."""
+    x = hostile(shape[0] * shape[1], np.float32).reshape(shape)
+    for small in ((shape[0], 1), (1, shape[1]), (shape[1],), (1, 1), ()):
+        mask = np.asarray(drop(int(np.prod(small)))).reshape(small)
+        with np.errstate(over="ignore"):
+            for m in (mask, np.broadcast_to(mask, shape)):
+                y = layers._multiply(x, m, factor)
+                assert bits(y) == bits(product(x, mask, factor)), f"mask of shape {small}"
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [9, 2 * CHUNK + 5])
+def test_a_dropped_value_does_not_overflow_on_its_way_to_zero(dtype: Any, size: int) -> None:
+    """A warning is an error here, and inf times 0 would be nan."""
+    x = np.full(size, np.finfo(dtype).max, dtype)
+    x[::2] *= -1
+    zeros = layers._multiply(x, np.zeros(size, bool), 2.0**12)
+    assert bits(zeros) == bits(x * 0)
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        kept = layers._multiply(x, np.ones(size, bool), 2.0**12)
+    same(kept, np.where(x > 0, np.inf, -np.inf).astype(dtype), "kept")
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+MANY = 2**20
+# Small things of Python's own.
+SLACK = 2**14
+
+
+def peak(call: Callable[[], Any]) -> int:
+    """Return how many bytes more than before are in use at most during a call."""
+    call()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        result = call()
+        found = tracemalloc.get_traced_memory()[1] - before
+        del result
+    finally:
+        tracemalloc.stop()
+    return found
+
+
+def test_a_mask_takes_its_own_bytes_and_a_chunk_of_lanes() -> None:
+    """For each element of a chunk two bytes of words and one that looks for ties, and two of the next chunk's words."""
+    for found in (
+        peak(lambda: bernoulli_mask(MANY, 0.3, np.random.SFC64(1))),
+        peak(lambda: masks.draw(MANY, 0.3, masks.philox(1, 2, 3))),
+    ):
+        assert MANY + 3 * CHUNK <= found <= MANY + 5 * CHUNK + SLACK
+
+
+@pytest.mark.parametrize("make", [InvertedDropout, StandardDropout])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_memory_of_a_stored_mask(make: Any, dtype: Any) -> None:
+    """The output, a byte an element for the mask, and at most a chunk beside them."""
+    x = np.ones((MANY // 1024, 1024), dtype)
+    layer = make(0.3, 1)
+
+    def forward() -> Any:
+        layer._mask = None
+        return layer.forward(x)
+
+    def both() -> Any:
+        return forward(), layer.backward(x)
+
+    room = CHUNK + SLACK
+    assert x.nbytes + MANY <= peak(forward) <= x.nbytes + MANY + room
+    assert 2 * x.nbytes + MANY <= peak(both) <= 2 * x.nbytes + MANY + room
+    assert layer.mask.nbytes == MANY
+    assert pack(layer.mask).nbytes == MANY // 8
+    assert MANY // 8 <= peak(lambda: pack(layer.mask)) <= MANY // 8 + SLACK
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_memory_without_a_stored_mask(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In NumPy the mask lives as long as the call; afterwards there is the output and nothing else."""
+    monkeypatch.setattr(layers, "compiled", lambda: None)
+    x = np.ones((MANY // 1024, 1024), dtype)
+    layer = KeyedDropout(0.3, 1, 2)
+    room = CHUNK + SLACK
+    assert x.nbytes + MANY <= peak(lambda: layer.forward(x, 3)) <= x.nbytes + MANY + room
+    both = peak(lambda: (layer.forward(x, 3), layer.backward(x, 3)))
+    assert 2 * x.nbytes + MANY <= both <= 2 * x.nbytes + MANY + room
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        y = layer.forward(x, 3)
+        assert tracemalloc.get_traced_memory()[0] - before - y.nbytes <= SLACK
+    finally:
+        tracemalloc.stop()
 
 
 # --- KeyedDropout -------------------------------------------------------------------------------------------------

@@ -18,21 +18,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dropoutlib.masks
 from dropoutlib.layers import InvertedDropout, KeyedDropout, StandardDropout
-from dropoutlib.masks import bernoulli_mask, keyed_mask
+from dropoutlib.masks import CHUNK, bernoulli_mask, keyed_mask
 from tests.dropoutlib.contract import mask_of, same
+from tests.dropoutlib.reference import WORD, lanes_of, philox, split, whole_mask
 from tests.dropoutlib.scripted import scripted, word
 from tests.stream_digests import GENERATORS, KEYS, RATES, digest, digests, rows
 
 GOLDEN = Path(__file__).resolve().parents[1] / "stream_digests.json"
-WORD = 2**64
-
-
-def split(p: float) -> tuple[int, Fraction]:
-    """Return a and f."""
-    threshold = Fraction(1.0 - p) * 65536
-    whole = threshold.numerator // threshold.denominator
-    return whole, threshold - whole
+CHUNKED = (2 * CHUNK + 5, CHUNK + 1, CHUNK, CHUNK - 1, 5, 4, 3)
 
 
 def slow_mask(size: int, p: float, draw: Callable[[], int]) -> list[bool]:
@@ -54,11 +49,6 @@ def slow_mask(size: int, p: float, draw: Callable[[], int]) -> list[bool]:
 def words(bit_generator: np.random.BitGenerator) -> Callable[[], int]:
     """Return a function that draws one raw word."""
     return lambda: int(bit_generator.random_raw())
-
-
-def philox(seed: int, layer: int, step: int) -> np.random.Philox:
-    """Return the bit generator of a key, as the definition has it."""
-    return np.random.Philox(key=np.array([seed, layer], np.uint64), counter=np.array([0, 0, 0, step], np.uint64))
 
 
 def ties(size: int, p: float, bit_generator: np.random.BitGenerator) -> int:
@@ -157,6 +147,82 @@ def test_probability_of_keeping_is_exact(p: float) -> None:
 def test_the_threshold_alone_would_not_be_exact() -> None:
     whole, _ = split(0.9)
     assert abs(Fraction(whole, 65536) - (1 - Fraction(0.9))) > Fraction(1, 2**48)
+
+
+# --- in chunks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 0.05, 0.3, 0.5, 2 / 3, 0.9, 1 - 2.0**-17, 1.0])
+def test_chunks_are_the_reference(p: float) -> None:
+    for make in (np.random.SFC64, np.random.Philox):
+        fast, whole = make(42), make(42)
+        for size in CHUNKED:
+            same(bernoulli_mask(size, p, fast), whole_mask(size, p, whole), f"p={p!r} size={size}")
+            assert fast.random_raw() == whole.random_raw(), f"p={p!r} size={size}: words consumed"
+
+
+def test_the_chunks_meet_ties() -> None:
+    """The first mask of each stream above has ties in more than one chunk for half of the p that can have ties."""
+    for make in (np.random.SFC64, np.random.Philox):
+        lanes = lanes_of(make(42).random_raw(CHUNKED[0] // 4 + 1), CHUNKED[0])
+        ties = [np.flatnonzero(lanes == split(p)[0]) for p in (1e-9, 0.05, 0.3, 2 / 3, 0.9, 1 - 2.0**-17)]
+        assert sum(len(set(found // CHUNK)) > 1 for found in ties) >= 3
+
+
+@pytest.mark.parametrize("p", [1e-9, 0.05, 0.3, 2 / 3, 0.9, 1 - 2.0**-17])
+def test_ties_of_all_chunks_come_after_all_lanes(p: float) -> None:
+    """Each tie takes its own word, in order of position over all chunks, when the last lane has been read."""
+    size = 2 * CHUNK + 5
+    whole, fraction = split(p)
+    at = [0, 3, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, size - 1]
+    kept = [True, False, False, True, False, True, True, False, False]
+    lanes = np.random.default_rng(3).integers(0, 65536, size + 3)
+    lanes[lanes == whole] = 65535 if whole < 65535 else 0
+    expected = lanes[:size] < whole
+    lanes[at], expected[at] = whole, kept
+    exact = fraction * WORD
+    first_dropped = -(-exact.numerator // exact.denominator)
+    deciding = [first_dropped - 1 if keep else first_dropped for keep in kept]
+    generator = scripted([*lanes.astype("<u2").view("<u8").tolist(), *deciding, 99])
+    same(bernoulli_mask(size, p, generator), expected, f"p={p!r}")
+    assert next(generator.script) == 99, "words consumed"
+
+
+@given(
+    p=st.floats(0, 1),
+    size=st.integers(0, 70),
+    chunk=st.sampled_from([4, 8, 20]),
+    tied=st.lists(st.booleans(), min_size=72, max_size=72),
+    seed=st.integers(0, 2**32),
+)
+def test_chunks_of_a_few_elements(p: float, size: int, chunk: int, tied: list[bool], seed: int) -> None:
+    """The definition knows no chunks, and so their size is nowhere in the stream, however many ties there are."""
+    rng = np.random.default_rng(seed)
+    lanes = np.where(tied, min(split(p)[0], 65535), rng.integers(0, 65536, 72))[: -(-size // 4) * 4]
+    script = [*map(int, lanes.astype("<u2").view("<u8")), *map(int, rng.integers(0, WORD, 73, np.uint64))]
+    fast, slow = scripted(script), scripted(script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dropoutlib.masks, "CHUNK", chunk)
+        found = bernoulli_mask(size, p, fast)
+    same(found, np.array(slow_mask(size, p, words(slow)), bool), f"p={p!r}")
+    assert next(fast.script) == next(slow.script), "words consumed"
+
+
+class BigEndian(np.random.SFC64):
+    """Hands out its words in the byte order of a big-endian machine."""
+
+    def random_raw(self, size: Any = None, output: bool = True) -> Any:
+        drawn = super().random_raw(size)
+        return drawn if size is None else drawn.astype(">u8")
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 2 / 3, 1 - 2.0**-17, 1.0])
+def test_words_in_the_other_byte_order(p: float) -> None:
+    assert BigEndian(6).random_raw(2).tobytes() == np.random.SFC64(6).random_raw(2).byteswap().tobytes()
+    swapped, stream = BigEndian(6), np.random.SFC64(6)
+    for size in (1, 5, CHUNK, 2 * CHUNK + 5):
+        same(bernoulli_mask(size, p, swapped), whole_mask(size, p, stream), f"p={p!r} size={size}")
+        assert swapped.random_raw() == stream.random_raw(), "words consumed"
 
 
 # --- golden digests -----------------------------------------------------------------------------------------------
