@@ -311,7 +311,7 @@ def _multiply(x: FloatArray, mask: BoolArray | None, factor: float | None) -> Fl
         y = np.array(x, order="C")
         return y if scale is None else np.multiply(y, scale, out=y)
     if x.size <= CHUNK and mask.shape == x.shape:
-        return _times(x, mask.astype(x.dtype), scale)
+        return _times(x, mask.astype(x.dtype, order="C"), scale)
     y = np.empty(x.shape, x.dtype)
     if mask.shape != x.shape:
         np.copyto(y, mask)
