@@ -1,15 +1,17 @@
 """The book as it was built."""
 
+import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bs4 import Tag
 from fontTools.ttLib import TTFont
 from PIL import Image
 
 from book import checks, icons, landing_figure, site_files
-from book.notebooks import ROOT
+from book.notebooks import ROOT, chapters
 
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax")
 
@@ -82,6 +84,56 @@ def test_every_page_says_what_it_is_about(built: Path, book: checks.Pages) -> No
         about = page.soup.select("meta[name=description]")
         assert len(about) == (page.name not in ("404.html", "search.html")), page.name
         assert all(len(str(tag["content"])) > 20 for tag in about), page.name
+
+
+@pytest.fixture(scope="module")
+def questions(book: checks.Pages) -> list[Tag]:
+    """The sections of the page, one for each question."""
+    [page] = [page for page in book.values() if page.name == "questions.html"]
+    found = page.soup.select("section:has(> h3)")
+    assert len(found) >= 40
+    return found
+
+
+def leads_to(question: Tag) -> tuple[str, str]:
+    """Return the page and the section that a question leads to."""
+    [link] = question.select("a.reference.internal:not(.claim-mark *)")
+    page, _, section = str(link["href"]).partition("#")
+    return page, section
+
+
+def marks(place: Tag) -> Iterator[str]:
+    """Yield the claims that a place marks."""
+    for link in place.select(".claim-mark a"):
+        yield str(link["href"]).partition("#")[2]
+
+
+def test_each_question_has_one_sentence(questions: list[Tag]) -> None:
+    for question in questions:
+        title, *paragraphs = copy.copy(question).find_all(["h3", "p"])
+        assert title.get_text().rstrip("#").endswith("?")
+        [paragraph] = paragraphs
+        for unread in paragraph.select(".claim-mark, code"):
+            unread.replace_with("x")
+        answer, see, _ = re.split(r"\. (See )", paragraph.get_text())
+        assert see
+        assert re.findall(r"[.?!](?= [A-Z])", answer) == []
+        assert 5 <= len(answer.split()) <= 40
+
+
+def test_each_answer_is_decided_where_it_leads_to(book: checks.Pages, questions: list[Tag]) -> None:
+    by_name = {page.name: page for page in book.values()}
+    for question in questions:
+        page, section = leads_to(question)
+        there = by_name[page].soup.find(id=section)
+        assert isinstance(there, Tag), (page, section)
+        assert there.name == "section"
+        assert set(marks(question)) & set(marks(there)), question.h3
+
+
+def test_the_questions_reach_every_chapter(questions: list[Tag]) -> None:
+    reached = {leads_to(question)[0] for question in questions}
+    assert reached == {f"{path.parent.name}/{path.stem}.html" for path in chapters(ROOT)}
 
 
 def test_the_builders_environment_has_no_framework(built: Path) -> None:
