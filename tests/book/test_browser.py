@@ -330,6 +330,44 @@ def test_without_style_sheets_the_answers_stay_closed(site: Site) -> None:
             expect(answer).to_be_visible()
 
 
+def test_a_definition_shows_on_hover_and_focus_until_escape(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        words, boxes = page.locator(".term > a"), page.locator("[role=tooltip]")
+        shown = page.locator("[role=tooltip]:visible")
+        first, second = (box.text_content() or "" for box in (boxes.nth(0), boxes.nth(1)))
+        assert page.locator("article").get_by_role("link", description=first).count() == 1
+        words.nth(0).hover()
+        expect(shown).to_have_text(first)
+        box = shown.bounding_box()
+        assert box is not None
+        # Slowly: between the two there is no gap in which it would vanish.
+        page.mouse.move(box["x"] + box["width"] - 40, box["y"] + box["height"] - 8, steps=40)
+        expect(shown).to_have_text(first)
+        page.keyboard.press("Escape")
+        expect(shown).to_have_count(0)
+        words.nth(0).focus()
+        expect(shown).to_have_text(first)
+        words.nth(1).focus()
+        expect(shown).to_have_text(second)
+        expect(shown).to_be_in_viewport(ratio=1)
+        page.keyboard.press("Escape")
+        expect(shown).to_have_count(0)
+        assert page.url.endswith(f"{CHAPTER}.html")
+
+
+def test_a_word_is_tapped_for_its_definition_and_again_for_the_glossary(site: Site) -> None:
+    with site.open(CHAPTER, viewport=NARROW, has_touch=True) as page:
+        word, shown = page.locator(".term > a").first, page.locator("[role=tooltip]:visible")
+        word.tap()
+        expect(shown).to_be_in_viewport(ratio=1)
+        assert sideways(page, NARROW["width"]) == []
+        page.locator("article h1").tap()
+        expect(shown).to_have_count(0)
+        word.tap()
+        word.tap()
+        page.wait_for_url("**/appendix/glossary.html#term-*")
+
+
 def test_a_claim_leads_to_its_row(site: Site) -> None:
     with site.open(CHAPTER) as page:
         mark = page.locator(".claim-mark a").first
