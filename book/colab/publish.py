@@ -1,6 +1,7 @@
 """Publishes the notebooks, and keeps every wheel that a published notebook may ask for.
 
-The branch `colab` of the repository holds both: the notebooks that the buttons open, and all wheels published so far.
+The branch `colab` of the repository holds both: the notebooks that the buttons open, and all wheels published so far;
+and what Binder needs to open the notebooks there.
 The pages are replaced as a whole each time, so the wheels go from the branch into the next site.
 
 `python -m book.colab.publish fetch`, before the build, gets the published wheels; the site then serves them too.
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from book.colab import binder
 from book.colab.site import BRANCH, Site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,7 @@ def push(root: Path = ROOT) -> str:
     notebooks = sorted((build / BRANCH).glob("*.ipynb"))
     for notebook in notebooks:
         shutil.copyfile(notebook, stage / notebook.name)
+    binder.stage(root, stage)
     own_index = {"GIT_INDEX_FILE": str(index), "GIT_DIR": _git(root, "rev-parse", "--absolute-git-dir")}
     _git(stage, "--work-tree=.", "add", "--all", "--force", ".", **own_index)
     tree = _git(root, "write-tree", **own_index)

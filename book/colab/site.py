@@ -3,8 +3,8 @@
 The workflow that publishes sets two environment variables, and a fork's workflow sets the fork's:
 
 BOOK_REPOSITORY
-    OWNER/NAME on GitHub. Chapters get a button that opens their notebook from the branch `colab` of this repository;
-    without it they have none.
+    OWNER/NAME on GitHub. Chapters get buttons that open their notebook from the branch `colab` of this repository, and
+    one that downloads it from the site; without it they have none.
 BOOK_URL
     Address of the site. Notebooks install dropoutlib from it and link to its pages; without it they install from where
     `make serve` serves, and references are plain text.
@@ -60,3 +60,9 @@ class Site:
         if not self.repository:
             return ""
         return f"https://colab.research.google.com/github/{self.repository}/blob/{BRANCH}/{name}"
+
+    def binder(self, name: str) -> str:
+        """Return the address that opens a notebook on Binder; empty if the repository is not known."""
+        if not self.repository:
+            return ""
+        return f"https://mybinder.org/v2/gh/{self.repository}/{BRANCH}?urlpath=lab/tree/{name}"

@@ -32,6 +32,7 @@ CHAPTERS = notebooks.chapters()
 ONE = Site("first-owner/first-course", "https://first.example/book")
 OTHER = Site("second-owner/second-course", "https://second.example/dropout/")
 NOBODY = Site()
+FRAMEWORK = r"import (torch|keras|tensorflow|jax|flax|onnx)\b|from (torch|keras|jax|flax|onnx)\b|dropoutlib.frameworks"
 FENCED = re.compile(r"^(?P<quote>[> ]*)(?P<fence>`{3,})[^\n`]*\n.*?^(?P=quote)(?P=fence)$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`)")
 LINK = re.compile(r"\]\(([^)]*)\)|\b(?:href|src)=[\"']([^\"']*)")
@@ -253,10 +254,42 @@ def test_the_button_of_a_chapter_opens_its_notebook(publications: Mapping[Site, 
     html = publications[site].folder / "html"
     for path in html.rglob("*.html"):
         name = path.relative_to(html).as_posix()
-        links = [str(a["href"]) for a in publications[site].page(name).select("a[href]") if "colab" in a["href"]]
+        links = [str(a["href"]) for a in publications[site].page(name).select("a[href*='colab.']")]
         chapter = f"{path.stem}.ipynb" in [chapter.name for chapter in CHAPTERS]
         address = f"https://colab.research.google.com/github/{site.repository}/blob/colab/{path.stem}.ipynb"
         assert links == ([address] if chapter else []), name
+
+
+@pytest.mark.parametrize("site", [ONE, OTHER], ids=["one", "other"])
+def test_a_chapter_can_be_downloaded_as_it_runs(publications: Mapping[Site, Publication], site: Site) -> None:
+    html, offered = publications[site].folder / "html", []
+    for path in html.rglob("*.html"):
+        for button in publications[site].page(path.relative_to(html).as_posix()).select("a.btn-download-notebook"):
+            assert "notebook" in str(button["title"])
+            target = path.parent / str(button["href"])
+            assert target.read_bytes() == (publications[site].folder / "colab" / target.name).read_bytes()
+            assert target.stem == path.stem
+            offered.append(path.stem)
+    assert sorted(offered) == sorted(chapter.stem for chapter in CHAPTERS)
+
+
+def test_binder_opens_the_chapters_that_run_there(publications: Mapping[Site, Publication]) -> None:
+    opened = {}
+    for path in (publications[ONE].folder / "html" / "chapters").glob("*.html"):
+        for button in publications[ONE].page(f"chapters/{path.name}").select("a[href*=binder]"):
+            opened[path.stem] = button["href"]
+    address = f"https://mybinder.org/v2/gh/{ONE.repository}/colab?urlpath=lab/tree/"
+    code = {c: "\n".join(cell.source for _, cell in notebooks.code_cells(notebooks.read(c))) for c in CHAPTERS}
+    assert opened == {c.stem: f"{address}{c.name}" for c in CHAPTERS if not re.search(FRAMEWORK, code[c])}
+    assert {"standard-vs-inverted", "does-it-help"} <= set(opened)
+
+
+def test_binder_has_the_versions_of_the_tests() -> None:
+    pins = (notebooks.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (notebooks.ROOT / "binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line != "." and not line.startswith("#")]
+    assert len(wanted) == len(lines) - 2 >= 4
+    assert set(wanted) <= set(pins)
 
 
 @pytest.mark.parametrize(
@@ -425,6 +458,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(tmp_path, "clone", "--quiet", "origin.git", "clone")
     root = tmp_path / "clone"
     (root / ".gitignore").write_text("_build/\n")
+    (root / "binder").mkdir()
+    (root / "binder" / "requirements.txt").write_text("# All.\nnumpy==1\n.\n")
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "one")
     git(root, "push", "--quiet", "origin", "HEAD:main")
@@ -444,19 +479,25 @@ def pretend_to_build(root: Path, version: str, notebook: str) -> None:
 
 
 def test_publishing_replaces_notebooks_and_keeps_wheels(clone: Path) -> None:
-    for version, notebook in (("0.1.0", "one"), ("0.2.0", "two")):
+    for version, notebook in (("0.9.0", "one"), ("0.10.0", "two")):
         publish.fetch(clone)
         pretend_to_build(clone, version, notebook)
         publish.push(clone)
     origin = clone.parent / "origin.git"
+    assert git(origin, "show", "colab:binder/requirements.txt").splitlines() == [
+        "# All.",
+        "numpy==1",
+        "./wheels/dropoutlib-0.10.0-py3-none-any.whl",
+    ]
     assert git(origin, "ls-tree", "-r", "--name-only", "colab").splitlines() == [
+        "binder/requirements.txt",
         "two.ipynb",
-        "wheels/dropoutlib-0.1.0-py3-none-any.whl",
-        "wheels/dropoutlib-0.2.0-py3-none-any.whl",
+        "wheels/dropoutlib-0.10.0-py3-none-any.whl",
+        "wheels/dropoutlib-0.9.0-py3-none-any.whl",
     ]
     assert publish.fetch(clone) == "2 published wheels"
-    kept = clone / "_build" / "published" / "wheels" / "dropoutlib-0.1.0-py3-none-any.whl"
-    assert kept.read_bytes() == b"0.1.0\0\r\n"
+    kept = clone / "_build" / "published" / "wheels" / "dropoutlib-0.9.0-py3-none-any.whl"
+    assert kept.read_bytes() == b"0.9.0\0\r\n"
     assert git(origin, "rev-list", "--count", "colab") == "2"
     assert git(clone, "status", "--porcelain") == ""
 
