@@ -1,11 +1,14 @@
 """Sphinx extension: what a site has beside its pages: a page for wrong addresses, a map, and cards for links.
 
+Pages that have moved leave a page that leads on. The configuration's `redirects` names them: old to new, as documents.
+
 The map and the absolute addresses in cards need the address of the site (`book.colab.site`); without it there are none.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,12 @@ from urllib.parse import urlsplit
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.typing import ExtensionMetadata
 
 from book.colab.site import Site
+
+_LOGGER = logging.getLogger(__name__)
 
 CARD = "_static/two-conventions.png"
 CARD_ALT = "Bar charts of a row of activations under standard and inverted dropout, in training and in evaluation."
@@ -65,7 +71,20 @@ def pages_of_their_own(app: Sphinx) -> list[tuple[str, dict[str, Any], str]]:
     """Give the page that a wrong address shows; it may stand at any depth, so its links start at the site's root."""
     url = Site.of(app.config).url
     root = urlsplit(url).path.rstrip("/") + "/" if url else ""
-    return [("404", {"title": "Page not found", "site_root": root}, "404.html")]
+    return [("404", {"title": "Page not found", "site_root": root}, "404.html"), *moved_pages(app)]
+
+
+def moved_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Give a page that leads on for each page that has moved."""
+    for old, new in app.config.redirects.items():
+        if new not in app.env.found_docs:
+            _LOGGER.warning("redirects: %s is to lead to %s, which is no page", old, new, type="redirects")
+        elif old in app.env.found_docs:
+            _LOGGER.warning("redirects: %s is a page, and cannot lead to %s", old, new, type="redirects")
+        else:
+            canonical = Site.of(app.config).page(f"{new}.html")
+            title = app.env.titles[new].astext()
+            yield old, {"title": escape(title), "target": new, "canonical": canonical}, "redirect.html"
 
 
 def write_map(app: Sphinx, exception: Exception | None) -> None:
@@ -87,6 +106,7 @@ def write_map(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
+    app.add_config_value("redirects", {}, "html", dict)
     app.connect("html-page-context", add_card)
     app.connect("html-collect-pages", pages_of_their_own)
     app.connect("build-finished", write_map)

@@ -436,6 +436,16 @@ def test_a_tab_is_chosen_once_for_all_by_keyboard(site: Site) -> None:
         assert set(page.evaluate(shown)) == {"keras"}
         page.reload()
         assert set(page.evaluate(shown)) == {"keras"}
+        # On other pages too: the choice belongs to the visit.
+        page.goto(f"{site.origin}/index.html")
+        page.goto(f"{site.origin}/chapters/frameworks.html")
+        assert set(page.evaluate(shown)) == {"keras"}
+
+
+def test_a_page_that_has_moved_leads_on_to_the_same_place(site: Site) -> None:
+    with site.open("questions") as page:
+        page.goto(f"{site.origin}/glossary.html#term-mask")
+        page.wait_for_url("**/appendix/glossary.html#term-mask")
 
 
 def test_a_word_is_found_by_keyboard(site: Site) -> None:

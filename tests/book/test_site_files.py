@@ -1,5 +1,6 @@
 """What the site has beside its pages."""
 
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,13 +24,17 @@ def made(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     (tmp_path / "conf.py").write_text(CONF, encoding="utf-8")
     text = '# "A" & `b`\n\nThe first <sentence>, "quoted".\n\nThe second.\n'
     (tmp_path / "index.md").write_text(text, encoding="utf-8")
-    app = SphinxTestApp("html", srcdir=tmp_path, confoverrides={"book_url": request.param})
+    redirects = {"old": "index", "part/old": "index", "lost": "nowhere", "index": "index"}
+    warnings = StringIO()
+    settings = {"book_url": request.param, "redirects": redirects}
+    app = SphinxTestApp("html", srcdir=tmp_path, confoverrides=settings, warning=warnings)
     # Wheels are another test's.
     app.events.listeners["build-finished"] = [
         listener for listener in app.events.listeners["build-finished"] if listener.handler.__name__ == "write_map"
     ]
     app.build()
     app.cleanup()
+    Path(app.outdir, "warnings").write_text(warnings.getvalue(), encoding="utf-8")
     return Path(app.outdir)
 
 
@@ -59,3 +64,27 @@ def test_a_site_without_an_address_names_none(made: Path) -> None:
     assert not (made / "sitemap.xml").exists()
     assert not {"og:url", "og:image"} & set(head(made))
     assert 'href="index.html"' in (made / "404.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("made", "site"), [(ADDRESS, f"{ADDRESS}/"), ("", "")], indirect=["made"])
+def test_a_page_that_has_moved_leads_on(made: Path, site: str) -> None:
+    for name, target in (("old", "index.html"), ("part/old", "../index.html")):
+        soup = BeautifulSoup((made / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        assert [str(tag["content"]) for tag in soup.select("noscript > meta[http-equiv=refresh]")] == [
+            f"0; url={target}"
+        ]
+        assert [str(tag["href"]) for tag in soup.select("link[rel=canonical]")] == [
+            f"{site}index.html" if site else target
+        ]
+        assert [str(tag["content"]) for tag in soup.select("meta[name=robots]")] == ["noindex"]
+        assert [(tag["href"], tag.text) for tag in soup.select("a")] == [(target, "“A” & b")]
+        assert f'location.replace("{target}" + location.hash)' in str(soup.script)
+        assert (made / name).parent.joinpath(target).is_file()
+
+
+@pytest.mark.parametrize("made", [""], indirect=True)
+def test_a_redirect_that_leads_nowhere_or_hides_a_page_is_refused(made: Path) -> None:
+    warnings = (made / "warnings").read_text(encoding="utf-8")
+    assert "lost is to lead to nowhere, which is no page" in warnings
+    assert "index is a page, and cannot lead to index" in warnings
+    assert not (made / "lost.html").exists()
