@@ -34,6 +34,7 @@ COMMON: list[object] = ["text", {}, float("nan"), object()]
 WRONG_KINDS: dict[str, list[object]] = {
     "standard-vs-inverted": [True, (), [], np.ones(3), (1,), [(1, 2, 3)], [1]],
     "inference": [(), [], np.ones(3), [1], True],
+    "masks": [(), [], np.ones(3), [1], True],
     "gradient-flow": [True, (), [], (1,), [1]],
     "batch-norm": [1.5, np.ones(3), [1.5], [True], True, [[1, 2]]],
     "determinism": [(), [], np.ones(3), True],
