@@ -296,6 +296,7 @@ def test_bytes_of_a_mask() -> None:
 def test_the_layers_hold_a_byte_or_nothing() -> None:
     x = np.ones(2**18, np.float32)
     stored, keyed = InvertedDropout(0.3, seed=0), KeyedDropout(0.3, 0, 0)
+    keyed(x, 1)  # what is compiled or imported is no mask
     assert abs(traced(lambda: stored(x))[0] / x.size - 4 - 1) < 0.03
     assert abs(traced(lambda: keyed(x, 1))[0] / x.size - 4) < 0.03
 
@@ -390,8 +391,7 @@ def test_a_tile_with_a_tie_needs_the_ties_before_it() -> None:
 @pytest.mark.claim("tiles-need-no-memory")
 def test_tiles_need_no_memory() -> None:
     x = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
-    layer, stored = KeyedDropout(0.25, 42, 1), InvertedDropout(0.25, seed=0)
-    whole = [traced(call)[1] / x.size - 4 for call in (lambda: stored(x), lambda: layer(x, 7))]
-    tiled = traced(lambda: page()["fused"](x, 0.25, 42, 1, 7, tiles=64))[1] / x.size - 4
-    assert all(0.95 < extra < 1.15 for extra in whole)
-    assert 0 < tiled < 0.15
+    stored, fused = InvertedDropout(0.25, seed=0), page()["fused"]
+    assert 0.95 < traced(lambda: stored(x))[1] / x.size - 4 < 1.15
+    assert 2.95 < traced(lambda: fused(x, 0.25, 42, 1, 7))[1] / x.size - 4 < 3.15
+    assert 0 < traced(lambda: fused(x, 0.25, 42, 1, 7, tiles=64))[1] / x.size - 4 < 0.15
