@@ -215,6 +215,9 @@ class KeyedDropout(_Layer):
     Training: y = x * m / q and dx = dy * m / q with m = keyed_mask(shape, p, seed, layer, step), so the backward
     pass of a step needs neither its forward pass nor the steps before it. Evaluation: both are the identity.
 
+    Where numba is installed, arrays of float32 or float64 with at least 65,536 elements go through `dropoutlib.fast`:
+    the same bits, in one pass. A product that overflows is infinite there too, but NumPy's warning of it is missing.
+
     Parameters
     ----------
     p : float

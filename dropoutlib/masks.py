@@ -119,7 +119,8 @@ def keyed_mask(shape: Shape, p: float, seed: int, layer: int, step: int) -> Bool
     """Draw the mask that belongs to (seed, layer, step), without any stored state.
 
     The words are those of Philox, a counter-based generator, with key (seed, layer) and counter (0, 0, 0, step). Two
-    different triples never share a word for arrays of up to 2**40 elements.
+    different triples never share a word for arrays of up to 2**40 elements. Large masks are made by compiled code where
+    numba is installed; they have the same bits.
 
     Parameters
     ----------
