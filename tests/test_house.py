@@ -28,8 +28,9 @@ CORE_BUDGET = 1500
 # A run step is one of these, without anything that a shell would add to it.
 RUN_STEP = re.compile(r"(make|bash \.ci/run|pip install|jupyter-book build)\b[\w ./-]*")
 HOME_OR_SCRATCH = re.compile(r"(?<![\w.~])(/(home|root|Users|mnt|(var/)?tmp)(?=[/\s\"'`)]|$)|[A-Za-z]:\\+Users\b)")
-REGISTRY = re.compile(r"(?i)[\w.-]*(pypi|pythonhosted|npmjs|conda|debian)\.(org|com|net|io)\b")
-OTHER_INDEX = re.compile(r"(?i)[\w.:/-]*index[-_]url[ =:]*\S*")
+# Each starts at a word's start: without that, a long line of base64 would be scanned from each of its letters.
+REGISTRY = re.compile(r"(?i)(?<![\w.-])[\w.-]*(pypi|pythonhosted|npmjs|conda|debian)\.(org|com|net|io)\b")
+OTHER_INDEX = re.compile(r"(?i)(?<![\w.:/-])[\w.:/-]*index[-_]url[ =:]*\S*")
 TORCH_INDEX = re.compile(r"(?i)(--extra-|PIP_EXTRA_)INDEX[-_]URL[ =:]+https://download\.pytorch\.org/whl/cpu$")
 
 
