@@ -83,9 +83,14 @@ def put_vega_on_site(app: Sphinx, exception: Exception | None) -> None:
 
         target = Path(app.outdir) / "_static" / VEGA
         target.parent.mkdir(exist_ok=True)
+        made_by = f"// vl-convert {vl_convert.__version__}, Vega-Lite {VERSION}\n"
+        if target.is_file():
+            with target.open(encoding="utf-8") as file:
+                if file.readline() == made_by:
+                    return
         # In a function of its own, its hundreds of names are no names of the page.
         bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", vl_version=VERSION)
-        target.write_text(f"(() => {{{bundle}}})();", encoding="utf-8")
+        target.write_text(f"{made_by}(() => {{{bundle}}})();", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

@@ -12,6 +12,8 @@ import yaml
 VERDICTS = ("true", "conditional", "false")
 _REQUIRED = ("id", "statement", "verdict", "said_by", "chapter", "tests")
 _OPTIONAL = ("correction",)
+# The same language read by libyaml, ten times faster, where PyYAML has it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEST = re.compile(r"(?P<file>tests/\S+\.py)::\w+(::\w+)*")
 
@@ -55,7 +57,7 @@ def load(path: Path) -> tuple[Claim, ...]:
 def read(path: Path) -> tuple[tuple[Claim, ...], list[str]]:
     """Return the valid rows of a ledger, and a line for each thing that is wrong with the others."""
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except FileNotFoundError:
         return (), [f"{path.name}: not found in {path.parent}; start it with an empty list, []"]
     except yaml.YAMLError as error:

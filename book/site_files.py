@@ -7,6 +7,7 @@ The map and the absolute addresses in cards need the address of the site (`book.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from html import escape, unescape
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.util import logging
 from sphinx.util.typing import ExtensionMetadata
 
@@ -26,6 +28,16 @@ _LOGGER = logging.getLogger(__name__)
 CARD = "_static/two-conventions.png"
 CARD_ALT = "Bar charts of a row of activations under standard and inverted dropout, in training and in evaluation."
 _LONGEST_DESCRIPTION = 200
+
+
+def digest_static_files(app: Sphinx, config: Config) -> None:
+    """Have every page written again when a style sheet or script has changed: its links carry their checksums."""
+    digest = hashlib.sha256()
+    for folder in config.html_static_path:
+        for path in sorted(Path(app.confdir, folder).rglob("*")):
+            if path.is_file():
+                digest.update(path.name.encode() + path.read_bytes())
+    config.book_static = digest.hexdigest()  # type: ignore[attr-defined]
 
 
 def description(doctree: nodes.document) -> str:
@@ -107,6 +119,8 @@ def write_map(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_config_value("redirects", {}, "html", dict)
+    app.add_config_value("book_static", "", "html", str)
+    app.connect("config-inited", digest_static_files)
     app.connect("html-page-context", add_card)
     app.connect("html-collect-pages", pages_of_their_own)
     app.connect("build-finished", write_map)

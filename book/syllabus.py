@@ -135,13 +135,17 @@ def _read(cells: list[nbformat.NotebookNode]) -> Iterator[str]:
 class _Directive(SphinxDirective):
     def chapters(self) -> dict[str, Chapter]:
         """Return the chapters by name; the page is made anew when one changes."""
-        paths = chapters(Path(self.env.srcdir))
-        for path in paths:
-            self.env.note_dependency(str(path))
-        try:
-            return {path.stem: read(path) for path in paths}
-        except ValueError as error:
-            raise self.error(str(error)) from None
+        # Sphinx drops this with the end of the page, which has several such directives.
+        known: dict[str, Chapter] | None = self.env.temp_data.get(__name__)
+        if known is None:
+            paths = chapters(Path(self.env.srcdir))
+            for path in paths:
+                self.env.note_dependency(str(path))
+            try:
+                known = self.env.temp_data[__name__] = {path.stem: read(path) for path in paths}
+            except ValueError as error:
+                raise self.error(str(error)) from None
+        return known
 
 
 class ChaptersDirective(_Directive):
