@@ -51,7 +51,7 @@ test-long: $(ENV)/.stamp book  ## the long tests, then the statistical ones unde
 	$(PYTEST) -m long
 	$(PYTEST) -m statistical --seeds $(SEEDS)
 
-notebooks: $(ENV)/.stamp  ## run the chapters again and store their outputs (CHAPTER=name for one)
+notebooks: $(ENV)/.stamp  ## run what changed and store its outputs (CHAPTER=name for one, --all for all)
 	$(ENV)/bin/python -m book.notebooks $(CHAPTER)
 
 assignments: $(ENV)/.stamp  ## write students' notebooks and instructors' packs: _build/assignments

@@ -1,7 +1,8 @@
 """Runs chapters and stores what they print; says where stored outputs, code and rules have drifted apart.
 
-`python -m book.notebooks [NAME ...]` runs the named chapters (all without a name) in the order of _toc.yml and stores
-their outputs, with a digest of the code that made them. A chapter that raises stays as it was.
+`python -m book.notebooks [NAME ...]` runs the named chapters in the order of _toc.yml and stores their outputs, with
+digests of the code that made them. Without a name it runs those whose code has changed since, or a file of this project
+that their code can reach; with `--all`, for new versions of other packages, all. A chapter that raises stays as it was.
 `python -m book.notebooks --check` runs nothing and lists what is wrong with the stored ones.
 """
 
@@ -12,6 +13,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -36,6 +38,7 @@ _KERNEL_ENVIRONMENT = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 _RUN_METADATA = ("kernelspec", "language_info", "widgets", "dropout_course")
+_DOTTED = re.compile(r"[a-zA-Z_]\w*(\.\w+)*\.?")
 _CELL_NOISE = ("execution", "ExecuteTime", "collapsed", "scrolled")
 
 
@@ -73,7 +76,75 @@ def code_digest(notebook: NotebookNode) -> str:
     return hashlib.sha256(sources.encode()).hexdigest()
 
 
-def execute(path: Path) -> None:
+def inputs_digest(path: Path, root: Path = ROOT) -> str:
+    """Return the SHA-256 of a notebook's code and of all files that it can reach (see `reached_files`)."""
+    digest = hashlib.sha256(code_digest(read(path)).encode())
+    for file in reached_files(path, root):
+        digest.update(file.relative_to(root).as_posix().encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def reached_files(path: Path, root: Path = ROOT) -> list[Path]:
+    """Return the modules of this project that a notebook can import, directly or not, and the data beside them.
+
+    A text that is the name of a module counts as its import, and one that begins such names as that of each. Of the
+    exercises that `dropoutlib.checks` collects, a chapter reaches its own.
+    """
+    collection = root / "dropoutlib" / "checks" / "__init__.py"
+    others = {chapter.stem.replace("-", "_") for chapter in chapters(root) if chapter != path}
+    trees = [ast.parse(cell.source) for _, cell in code_cells(read(path))]
+    waiting = {name for tree in trees for name in _named_modules(tree, "")}
+    seen: set[str] = set()
+    found: set[Path] = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        for file in _module_files(name, root):
+            if file not in found:
+                found.add(file)
+                if file.suffix == ".py":
+                    package = ".".join(file.relative_to(root).parent.parts)
+                    named = _named_modules(ast.parse(file.read_text(encoding="utf-8")), package)
+                    if file == collection:
+                        named = {module for module in named if module.rpartition(".")[2] not in others}
+                    waiting |= named - seen
+    return sorted(found)
+
+
+def _named_modules(tree: ast.AST, package: str) -> set[str]:
+    """Return the dotted names that may be modules: what is imported, from where, and texts that look like it."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: 1 - node.level or None] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
+            names.add(node.value)
+    return names
+
+
+def _module_files(name: str, root: Path) -> set[Path]:
+    """Return the files of a module of this project and of the packages around it, none for another name."""
+    parts = name.removesuffix(".").split(".")
+    if not all(parts) or not (root / parts[0] / "__init__.py").is_file():
+        return set()
+    files: set[Path] = set()
+    for end in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:end])
+        if (place / "__init__.py").is_file():
+            files |= {file for file in place.iterdir() if file.is_file() and file.suffix not in (".py", ".pyc")}
+            files |= {file for file in (place / "__init__.py", place / "__main__.py") if file.is_file()}
+        elif place.with_suffix(".py").is_file():
+            files.add(place.with_suffix(".py"))
+    if name.endswith("."):
+        files |= set(root.joinpath(*parts).glob("*.py"))
+    return files
+
+
+def execute(path: Path, root: Path = ROOT) -> None:
     """Run a notebook in its own folder and store its outputs.
 
     Raises
@@ -93,7 +164,10 @@ def execute(path: Path) -> None:
     )
     client.execute(env=os.environ | _KERNEL_ENVIRONMENT | {"PYTHONPATH": _python_path()})
     strip(notebook)
-    notebook.metadata["dropout_course"] = {"code_sha256": code_digest(notebook)}
+    notebook.metadata["dropout_course"] = {
+        "code_sha256": code_digest(notebook),
+        "inputs_sha256": inputs_digest(path, root),
+    }
     nbformat.validate(notebook)
     _write(notebook, path)
 
@@ -128,6 +202,13 @@ def drift(notebook: NotebookNode) -> Iterator[str]:
     for index, cell in code_cells(notebook):
         if cell.execution_count is None:
             yield f"cell {index} was never run; run make notebooks"
+
+
+def is_current(path: Path, root: Path = ROOT) -> bool:
+    """Return whether a notebook was run with its code and all that it reaches as they are now."""
+    notebook = read(path)
+    stored = notebook.metadata.get("dropout_course", {}).get("inputs_sha256")
+    return stored == inputs_digest(path, root) and not any(drift(notebook))
 
 
 def ignored_outputs(notebook: NotebookNode) -> Iterator[str]:
@@ -224,7 +305,10 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m book.notebooks", description="run chapters and store their outputs"
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="chapters, as in chapters/NAME.ipynb (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="chapters, as in chapters/NAME.ipynb (default: changed)"
+    )
+    parser.add_argument("--all", action="store_true", help="run the chapters that have not changed, too")
     parser.add_argument("--check", action="store_true", help="run nothing; list what is wrong with the stored outputs")
     options = parser.parse_args(arguments)
     paths = chapters(root)
@@ -239,10 +323,13 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             print(*(found or [f"{path.name}: as stored"]), sep="\n")
             status |= bool(found)
             continue
+        if not options.names and not options.all and is_current(path, root):
+            print(f"{path.stem} ... unchanged")
+            continue
         print(f"{path.stem} ... ", end="", flush=True)
         start = time.perf_counter()
         try:
-            execute(path)
+            execute(path, root)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print("failed")
             print(f"{path.name} raised and stays as it was:\n{error}", file=sys.stderr)

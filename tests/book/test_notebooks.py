@@ -150,6 +150,100 @@ def test_only_the_named_chapter_runs(project: Path) -> None:
     assert chapter(project, "b").read_bytes() == before
 
 
+@pytest.fixture
+def package(project: Path) -> Path:
+    """The package that the chapters import, beside them; `a` imports `one`, which needs data, and `b` loads `two`."""
+    files = {
+        "__init__.py": "",
+        "one.py": "def value():\n    from . import data\n    return data.load('x.txt')",
+        "data/__init__.py": "import pathlib\ndef load(n): return (pathlib.Path(__file__).parent / n).read_text()",
+        "data/x.txt": "x",
+        "two.py": "TWO = 2",
+        "unused.py": "",
+        "checks/__init__.py": "from dropoutlib.checks import a, b, shared",
+        "checks/a.py": "",
+        "checks/b.py": "",
+        "checks/shared.py": "",
+    }
+    folder = project / "dropoutlib"
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    for name, source in {
+        "a": "from dropoutlib import checks, one\nprint(one.value())",
+        "b": "import importlib\nimport dropoutlib.checks\nprint(importlib.import_module('dropoutlib.two').TWO)",
+    }.items():
+        nbformat.write(new_notebook(cells=[new_code_cell(source)]), chapter(project, name))
+    return folder
+
+
+def ran(project: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """Return the chapters that run, in order."""
+    assert notebooks.main(options, project) == 0
+    return "".join(line.split()[0] for line in capsys.readouterr().out.splitlines() if "unchanged" not in line)
+
+
+class Client:
+    """In the place of a kernel."""
+
+    def __init__(self, notebook: NotebookNode, **options: Any) -> None:
+        self.notebook = notebook
+
+    def execute(self, **options: Any) -> None:
+        for cell in self.notebook.cells:
+            cell.execution_count = 1
+
+
+def test_only_what_changed_runs(
+    package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = package.parent
+    monkeypatch.setattr(notebooks, "NotebookClient", Client)
+    assert ran(project, capsys) == "ba"
+    assert ran(project, capsys) == ""
+    assert ran(project, capsys, "b") == "b"
+    notebook = notebooks.read(chapter(project, "b"))
+    notebook.cells[0].source += "\nprint('more')"
+    nbformat.write(notebook, chapter(project, "b"))
+    assert ran(project, capsys) == "b"
+    (package / "one.py").write_text("def value():\n    return 1\n", encoding="utf-8")
+    assert ran(project, capsys) == "a"
+    assert ran(project, capsys, "--all") == "ba"
+
+
+def test_a_chapter_reaches_what_it_can_import_and_the_data_beside_it(package: Path) -> None:
+    def reached(name: str) -> set[str]:
+        files = notebooks.reached_files(chapter(package.parent, name), package.parent)
+        return {file.relative_to(package).as_posix() for file in files}
+
+    common = {"__init__.py", "checks/__init__.py", "checks/shared.py"}
+    assert reached("a") == common | {"one.py", "data/__init__.py", "data/x.txt", "checks/a.py"}
+    assert reached("b") == common | {"two.py", "checks/b.py"}
+
+
+@pytest.mark.parametrize(
+    ("file", "stale"), [("data/x.txt", "a"), ("one.py", "a"), ("two.py", "b"), ("unused.py", ""), ("__init__.py", "ab")]
+)
+def test_a_change_of_a_file_makes_stale_the_chapters_that_reach_it(package: Path, file: str, stale: str) -> None:
+    project = package.parent
+    before = {name: notebooks.inputs_digest(chapter(project, name), project) for name in "ab"}
+    path = package / file
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert stale == "".join(
+        name for name in "ab" if notebooks.inputs_digest(chapter(project, name), project) != before[name]
+    )
+
+
+def test_what_a_chapter_reaches_is_known() -> None:
+    path = notebooks.ROOT / "chapters" / "does-it-help.ipynb"
+    reached = {file.relative_to(notebooks.ROOT).as_posix() for file in notebooks.reached_files(path)}
+    own = f"dropoutlib/checks/{path.stem.replace('-', '_')}.py"
+    exercises = {f"dropoutlib/checks/{other.stem.replace('-', '_')}.py" for other in CHAPTERS}
+    data = "dropoutlib/stored/does_it_help_digits.json"
+    assert {"dropoutlib/__init__.py", "dropoutlib/layers.py", "dropoutlib/receipt.py", data} <= reached
+    assert reached & exercises == {own}
+
+
 def test_a_chapter_that_raises_stays_as_it_was(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nbformat.write(new_notebook(cells=[new_code_cell("x = 1"), new_code_cell("x / 0")]), chapter(project, "a"))
     before = chapter(project, "a").read_bytes()
