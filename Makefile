@@ -11,11 +11,13 @@ PORT ?= 8000
 BOOK_ENV = .venv-book
 ENV = .venv
 PIP = bin/python -m pip install -qq --disable-pip-version-check
-PYTEST = $(ENV)/bin/python -m pytest -q -n 2 --dist loadfile --durations=10
+PYTEST = $(ENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 # Two workers share two cores, so each computes in one thread.
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
+# What is compiled once is read by every worker, kernel and build after it.
+export PYTHONDONTWRITEBYTECODE =
 export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 

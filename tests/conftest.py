@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
 
 import hypothesis
 import pytest
@@ -16,6 +17,17 @@ hypothesis.settings.load_profile("short")
 DECLARED = pytest.StashKey[int]()
 # Coverage is measured where the tests mirror what it measures; elsewhere the tracer would only cost time.
 MEASURED = ("tests/dropoutlib/", "tests/frameworks/", "tests/grading/")
+
+# Where the files are that take longest.
+LONGEST = (
+    "chapters/frameworks.ipynb",
+    "tests/frameworks/test_adapters.py",
+    "tests/chapters/",
+    "chapters/",
+    "tests/book/",
+    "tests/grading/",
+    "tests/frameworks/",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,12 +43,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", seeds(count))
 
 
+def begins(item: pytest.Item) -> int:
+    """Return the place of a test's kind: workers take whole files, and the longest must not begin last."""
+    return next((place for place, kind in enumerate(LONGEST) if item.nodeid.startswith(kind)), len(LONGEST))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Measure coverage where it belongs, and refuse more comparisons in the tests left to run than a run may make."""
     for item in items:
         if not item.nodeid.startswith(MEASURED):
             item.add_marker("no_cover")
+    items.sort(key=begins)
     yield
     declared = config.stash[DECLARED] = sum(comparisons(item) for item in items)
     if declared > BUDGET:
@@ -55,7 +73,9 @@ def comparisons(item: pytest.Item) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the browser checks have seen, page by page."""
+    """Print what the browser checks have seen, page by page, and where a longer run's time went."""
+    for line in slowest([report for reports in terminalreporter.stats.values() for report in reports]):
+        terminalreporter.line(line)
     seen: dict[str, list[str]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -66,6 +86,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(name)
         for value in sorted(set(seen[name])):
             terminalreporter.line(value)
+
+
+def slowest(reports: Iterable[object], files: int = 10, least: float = 60.0) -> Iterator[str]:
+    """Yield a table of the folders and of the slowest files, by the seconds of their tests; none for a short run."""
+    by_folder: defaultdict[str, float] = defaultdict(float)
+    by_file: defaultdict[str, float] = defaultdict(float)
+    for report in reports:
+        if isinstance(report, pytest.TestReport):
+            file = report.nodeid.partition("::")[0]
+            by_folder[f"{file.rpartition('/')[0]}/"] += report.duration
+            by_file[file] += report.duration
+    if (total := sum(by_file.values())) >= least:
+        yield f"{total:.0f} s of tests, of all workers together; the slowest folders and files:"
+        for seconds in (by_folder, by_file):
+            slow = sorted(seconds.items(), key=lambda entry: -entry[1])[:files]
+            yield from (f"{time:7.1f} s  {name}" for name, time in slow)
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""What a run of the tests says of its time, and the order in which its files begin."""
+
+import pytest
+
+from tests import conftest
+
+
+def report(nodeid: str, duration: float, when: str = "call") -> pytest.TestReport:
+    made = pytest.TestReport(nodeid, (nodeid, 0, ""), {}, "passed", None, when, duration=duration)  # type: ignore[arg-type]
+    return made
+
+
+def test_the_slowest_folders_and_files_are_named_with_their_seconds() -> None:
+    reports = [report("tests/a/x.py::t[::]", 40.0), report("tests/a/x.py::t", 2.0, "setup"), object()]
+    reports += [report("tests/a/y.py::t", 30.0), report("b/z.ipynb::Cell 0", 50.04)]
+    head, *lines = conftest.slowest(reports, files=2)
+    assert head.startswith("122 s of tests")
+    assert [line.split() for line in lines] == [
+        ["72.0", "s", "tests/a/"],
+        ["50.0", "s", "b/"],
+        ["50.0", "s", "b/z.ipynb"],
+        ["42.0", "s", "tests/a/x.py"],
+    ]
+
+
+def test_a_short_run_says_nothing_of_its_time() -> None:
+    assert list(conftest.slowest([report("tests/a/x.py::t", 59.0)])) == []
+
+
+def test_every_place_of_long_files_is_there_and_begins_before_the_others(request: pytest.FixtureRequest) -> None:
+    for place in conftest.LONGEST:
+        assert request.config.rootpath.joinpath(place).exists(), place
+    places = [conftest.begins(item) for item in request.session.items]
+    assert places == sorted(places)
