@@ -9,6 +9,7 @@ Without scripts, and on paper, the picture stays.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def put_vega_on_site(app: Sphinx, exception: Exception | None) -> None:
 
         target = Path(app.outdir) / "_static" / VEGA
         target.parent.mkdir(exist_ok=True)
-        made_by = f"// vl-convert {vl_convert.__version__}, Vega-Lite {VERSION}\n"
+        made_by = f"// vl-convert {version('vl-convert-python')}, Vega-Lite {VERSION}\n"
         if target.is_file():
             with target.open(encoding="utf-8") as file:
                 if file.readline() == made_by:

@@ -37,7 +37,7 @@ def digest_static_files(app: Sphinx, config: Config) -> None:
         for path in sorted(Path(app.confdir, folder).rglob("*")):
             if path.is_file():
                 digest.update(path.name.encode() + path.read_bytes())
-    config.book_static = digest.hexdigest()  # type: ignore[attr-defined]
+    config.book_static = digest.hexdigest()
 
 
 def description(doctree: nodes.document) -> str:
