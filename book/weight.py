@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -20,30 +21,29 @@ from sphinx.writers.html5 import HTML5Translator
 
 from book import icons
 
-# The parts of MathJax that pages run, in the order in which they build on each other.
+# The parts of MathJax that pages run; `book/static/mathematics.js` loads them.
 MATHJAX = ("startup", "core", "input/tex", "output/chtml", "output/chtml/fonts/tex", "a11y/assistive-mml")
-_MATHJAX_KEPT = ("book.js", "input/tex/extensions/", "output/chtml/fonts/woff-v2/")
+_MATHJAX_KEPT = (*(f"{part}.js" for part in MATHJAX), "input/tex/extensions/", "output/chtml/fonts/woff-v2/")
 _UNUSED = (
     "scripts/fontawesome.js",
     "scripts/*.map",
     "scripts/*.LICENSE.txt",
+    "styles/theme.css",
     "styles/*.map",
     "vendor/fontawesome/webfonts/*",
 )
 
 
 def choose_mathjax(app: Sphinx, config: Config) -> None:
-    """Load our own choice of its parts; `startup` waits for what follows it in the same file."""
-    config.mathjax_path = "mathjax/book.js"
+    """Load our own choice of its parts, when the text is there."""
+    config.mathjax_path = "mathematics.js"
 
 
 def visit_image(self: HTML5Translator, node: nodes.image) -> None:
-    """Write an image with its size; one below the first screen is lazy."""
+    """Write an image with its size; one on the first screen comes first, one below it is lazy."""
     path = Path(self.builder.srcdir) / node["uri"]
     HTML5Translator.visit_image(self, node)
-    attributes = ""
-    if _is_below(node):
-        attributes += ' loading="lazy"'
+    attributes = ' loading="lazy"' if _is_below(node) else ' fetchpriority="high"'
     if "width" not in node and "height" not in node and (size := get_image_size(str(path))):
         attributes += f' width="{size[0]}" height="{size[1]}"'
     self.body[-1] = self.body[-1].replace("<img ", f"<img{attributes} ", 1)
@@ -63,6 +63,21 @@ def _is_below(node: nodes.Node) -> bool:
     return sections > 1
 
 
+def defer_scripts(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Let a page appear before its scripts run, in their order; on the search page others wait for them."""
+    if doctree is not None:
+        context["script_files"] = [_deferred(script) for script in context["script_files"]]
+
+
+def _deferred(script: Any) -> Any:
+    # What a page says in the page itself needs the options.
+    if not script.filename or str(script.filename).endswith("documentation_options.js"):
+        return script
+    return type(script)(script.filename, priority=script.priority, **({"defer": "defer"} | script.attributes))
+
+
 def remove_unused(app: Sphinx, exception: Exception | None) -> None:
     """Remove what the theme and MathJax bring along and no page asks for."""
     if exception is not None or app.builder.name != "html":
@@ -72,9 +87,6 @@ def remove_unused(app: Sphinx, exception: Exception | None) -> None:
         for path in static.glob(pattern):
             path.unlink()
     mathjax = static / "mathjax"
-    parts = [(mathjax / f"{name}.js").read_text(encoding="utf-8") for name in MATHJAX]
-    parts.append(f"MathJax.loader.preLoad({', '.join(map(repr, MATHJAX))});\n")
-    (mathjax / "book.js").write_text("\n".join(parts), encoding="utf-8")
     for path in [path for path in mathjax.rglob("*") if path.is_file()]:
         if not path.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT):
             path.unlink()
@@ -83,11 +95,13 @@ def remove_unused(app: Sphinx, exception: Exception | None) -> None:
             folder.rmdir()
     shutil.rmtree(static / "vendor", ignore_errors=True)
     sheet = static / "styles" / "pydata-sphinx-theme.css"
-    sheet.write_text(icons.strip(sheet.read_text(encoding="utf-8")), encoding="utf-8")
+    if sheet.is_file():
+        sheet.write_text(icons.strip(sheet.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
     app.connect("config-inited", choose_mathjax)
+    app.connect("html-page-context", defer_scripts, priority=900)
     app.connect("build-finished", remove_unused, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

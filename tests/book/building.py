@@ -37,10 +37,12 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder: Path, port: int = 0) -> Iterator[str]:
+def served(
+    folder: Path, port: int = 0, handler: type[http.server.SimpleHTTPRequestHandler] = _QuietHandler
+) -> Iterator[str]:
     """Serve a folder on this machine and give its address."""
-    handler = functools.partial(_QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+    own = functools.partial(handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), own) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -50,13 +52,25 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
             thread.join()
 
 
+CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+
+
+def program(*names: str, mend: str) -> str:
+    """Find a program by one of its names; without it skip, or fail where everything is to be run."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    message = f"{names[0]} is missing; {mend}"
+    if os.environ.get("CI") or os.environ.get("REQUIRE_ALL"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def chromium_program() -> str:
+    """Find Chromium."""
+    return program("chromium", "google-chrome", mend="on Debian: apt-get install chromium")
+
+
 def chromium(playwright: Playwright) -> Browser:
-    """Start the browser; without one skip, or fail where everything is to be run."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        message = "Chromium is missing; on Debian: apt-get install chromium"
-        if os.environ.get("CI") or os.environ.get("REQUIRE_ALL"):
-            pytest.fail(message)
-        pytest.skip(message)
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    return playwright.chromium.launch(executable_path=program, args=arguments)
+    """Start the browser."""
+    return playwright.chromium.launch(executable_path=chromium_program(), args=list(CHROMIUM_OPTIONS))

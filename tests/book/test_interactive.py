@@ -22,9 +22,12 @@ from dropoutlib.layers import InvertedDropout, StandardDropout
 from dropoutlib.masks import keyed_mask
 from dropoutlib.uncertainty import mc_predict
 from tests.book.building import chromium, served
-from tests.book.test_browser import NARROW, Site
+from tests.book.test_browser import NARROW, CompressingHandler, Site, Visit
 
 Settings = dict[str, Any]
+
+# What a page with all its interactive figures may cost, in bytes as they are sent.
+HEAVIEST = 850_000
 
 
 class Case(NamedTuple):
@@ -170,7 +173,7 @@ def bare_pages(site: Site) -> Iterator[Callable[[str], Page]]:
     def open_page(name: str) -> Page:
         if name not in opened:
             page = opened[name] = site.browser.new_page()
-            page.route("**/tex-chtml.js*", lambda route: route.fulfill(body="", content_type="text/javascript"))
+            page.route("**/mathematics.js*", lambda route: route.fulfill(body="", content_type="text/javascript"))
             page.on("pageerror", lambda error: failures.append(str(error)))
             page.on("console", lambda message: message.type in ("error", "warning") and failures.append(message.text))
             page.goto(f"{site.origin}/{name}.html", wait_until="domcontentloaded")
@@ -338,6 +341,30 @@ def test_vega_is_loaded_when_the_reader_comes_near(site: Site, name: str) -> Non
     live(page, next(case.name for case in CASES if case.page == name))
     assert any(extension.VEGA in url for url in asked)
     page.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_with_its_figures_is_light(
+    compressed: Site, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    """What a reader gets who comes to every interactive figure of a page, and so to the pictures on the way."""
+    visit = Visit()
+    with compressed.open(name, visit=visit) as page:
+        for case in CASES:
+            if case.page == name:
+                live(page, case.name)
+        visit.settle(page)
+        assert any(extension.VEGA in address for address in visit.bytes_by_address)
+        record_property("page weight with interactive figures", f"{visit.bytes / 1000:4.0f} kB  {name}")
+        assert visit.bytes <= HEAVIEST, sorted(visit.bytes_by_address.items(), key=lambda item: -item[1])[:8]
+
+
+@pytest.fixture(scope="module")
+def compressed(built: Path, site: Site) -> Iterator[Site]:
+    """The book as a host sends it."""
+    with served(built, handler=CompressingHandler) as address:
+        yield Site(site.browser, address)
 
 
 def test_what_the_figures_load_is_small(built: Path) -> None:
