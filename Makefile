@@ -50,7 +50,8 @@ test: $(ENV)/.stamp book  ## style, types, and every short test
 	$(PYTEST) --nbval --nbval-kernel-startup-timeout 300 --ledger -m "not long" --cov --cov-report=term
 
 test-long: $(ENV)/.stamp book  ## the long tests, then the statistical ones under other seeds (SEEDS=50)
-	$(PYTEST) -m long
+	$(PYTEST) -m "long and not alone"
+	$(ENV)/bin/python -m pytest -q -m alone
 	$(PYTEST) -m statistical --seeds $(SEEDS)
 
 notebooks: $(ENV)/.stamp  ## run what changed and store its outputs (CHAPTER=name for one, --all for all)
