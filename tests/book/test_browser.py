@@ -191,6 +191,14 @@ def test_the_book_opens_from_a_folder(site: Site, built: Path) -> None:
         assert page.locator("mjx-container").count() > 0
 
 
+def test_a_word_is_found_in_a_folder(site: Site, built: Path) -> None:
+    with site.open("search", origin=built.as_uri(), offline=True) as page:
+        page.locator("main input[name=q]").fill("inverted")
+        page.keyboard.press("Enter")
+        expect(page.locator("#search-results li a[href*=standard-vs-inverted]").first).to_be_visible()
+        expect(page.locator("#search-results")).to_contain_text("Search finished")
+
+
 def assert_rendered(page: Page) -> None:
     """Assert that mathematics is set in MathJax's own fonts, and that every image is there."""
     formulas = page.locator("article .math").count()
