@@ -35,7 +35,8 @@ def add_launch_buttons(
     site, name = Site.of(app.config), notebook_name(pagename)
     if pagename not in chapters(app.env) or not site.repository:
         return
-    buttons = [{"url": site.launch(name), "text": "Open in Colab", "label": "launch-colab"}]
+    # On a telephone there is place for a word each.
+    buttons = [{"url": site.launch(name), "text": "Colab", "label": "launch-colab"}]
     if binder.runs(Path(app.env.doc2path(pagename))):
         buttons.append({"url": site.binder(name), "text": "Binder", "label": "launch-binder"})
     download = {"url": context["pathto"](f"{NOTEBOOKS}/{name}", 1), "icon": "fas fa-download"}
