@@ -230,7 +230,12 @@ def recomputed(answer: Answer, seed: int) -> str:
     x, g = rng.uniform(1.0, 2.0, (2, 64, 1024))
     name = f"Recomputed({_P}, {base}, 1)"
     layer = answer.make(name, _P, base, 1)
-    masks = [_mask_of(answer, layer, "forward", x, step) for step in (0, 1)]
+    try:
+        masks = [_mask_of(answer, layer, "forward", x, step) for step in (0, 1)]
+    except Mistake as mistake:
+        if "no attribute 'forward'" not in mistake.message:
+            raise
+        raise Mistake(f"{name} returned an object without a method forward", "Pass the class itself.") from None
     if np.array_equal(masks[0], masks[1]):
         raise Mistake("steps 0 and 1 have the same mask", "The step belongs in the key or in the counter.")
     _check_shifts(*masks)

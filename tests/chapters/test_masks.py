@@ -20,6 +20,7 @@ import pytest
 
 from dropoutlib import InvertedDropout, KeyedDropout, bernoulli_mask, keyed_mask
 from dropoutlib.masks import pack, unpack
+from dropoutlib.stored import load
 from tests.dropoutlib.scripted import scripted
 
 CHAPTER = Path(__file__).parents[2] / "chapters" / "masks.ipynb"
@@ -395,3 +396,77 @@ def test_tiles_need_no_memory() -> None:
     assert 0.95 < traced(lambda: stored(x))[1] / x.size - 4 < 1.15
     assert 2.95 < traced(lambda: fused(x, 0.25, 42, 1, 7))[1] / x.size - 4 < 3.15
     assert 0 < traced(lambda: fused(x, 0.25, 42, 1, 7, tiles=64))[1] / x.size - 4 < 0.15
+
+
+# --- what it costs: read from the stored benchmark -----------------------------------------------------------------
+
+
+@lru_cache
+def bench() -> dict[str, Any]:
+    return load("benchmark")
+
+
+def faster(to: str, case: str, shape: str = "4096x1024", p: float = 0.3) -> float:
+    """Return how many times faster a case is than another, forward and backward, in float32."""
+    ratio: float = bench()["layers"][f"{shape} float32 {p}"]["times_faster_than"][to][case]["median"]
+    return ratio
+
+
+def milliseconds(part: str) -> dict[str, float]:
+    return {way: ms["median"] for way, ms in bench()[part]["milliseconds"].items()}
+
+
+@pytest.mark.claim("choosing-is-slower")
+def test_choosing_is_slower_than_multiplying() -> None:
+    ms = milliseconds("apply")
+    choices = ("np.where", "y[~mask] = 0", "putmask", "multiply(where=mask)")
+    assert min(ms[way] for way in choices) > 2 * ms["x * mask * scale"]
+    assert ms["x * integers * scale"] > 2 * ms["x * mask * scale"]
+    assert ms["memory bound"] < min(ms[way] for way in ms if way != "memory bound")
+
+
+@pytest.mark.claim("lanes-beat-uniform-numbers")
+def test_lanes_are_made_faster_than_uniform_numbers() -> None:
+    ms = milliseconds("make")
+    assert min(ms["random < q, float32"], ms["random < q, float64"]) > 2 * ms["lanes of SFC64"]
+    assert ms["binomial"] > 8 * ms["lanes of SFC64"]
+    in_numpy = {way: time for way, time in ms.items() if "compiled" not in way}
+    assert min(in_numpy, key=lambda way: in_numpy[way]) == "bit planes, packed"
+
+
+@pytest.mark.claim("default-layer-speed")
+def test_the_default_layer_is_faster_than_pytorch_and_the_textbook() -> None:
+    assert faster("pytorch", "inverted") > 5
+    assert faster("textbook", "inverted") > 7
+    assert faster("pytorch", "inverted", p=0.5) > 6
+    assert faster("textbook", "inverted", p=0.5) > 8
+
+
+@pytest.mark.claim("recomputing-costs-time")
+def test_recomputing_costs_time_unless_it_is_compiled() -> None:
+    ms = {case: ms["median"] for case, ms in bench()["layers"]["4096x1024 float32 0.3"]["milliseconds"].items()}
+    assert ms["inverted"] < ms["keyed"] < 3 * ms["inverted"]
+    assert ms["keyed_compiled"] < ms["inverted"]
+
+
+@pytest.mark.claim("compiled-keyed-speed")
+def test_compiled_and_unstored_is_near_the_bound() -> None:
+    assert faster("pytorch", "keyed_compiled") > 9
+    assert 1 / faster("bound", "keyed_compiled") < 3
+    assert bench()["memory"]["bytes_an_element"]["keyed_compiled"]["mask"] == 0
+
+
+@pytest.mark.claim("small-layer-speed")
+def test_a_small_layer_is_faster_than_any_other_library() -> None:
+    row = bench()["layers"]["32x100 float32 0.3"]["milliseconds"]
+    for other in ("pytorch", "jax", "tensorflow"):
+        assert row[other]["median"] > 2 * row["inverted"]["median"]
+    assert faster("textbook", "inverted", shape="32x100") > 3
+
+
+@pytest.mark.claim("counted-masks-speed")
+def test_counted_masks_are_faster_than_the_loop() -> None:
+    part = bench()["monte_carlo"]
+    assert part["trials"] == 10_000
+    assert part["times_faster_than"]["textbook loop"]["masks counted"]["median"] > 15
+    assert part["peak_megabytes"]["masks counted"] < 60
