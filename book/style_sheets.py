@@ -30,6 +30,7 @@ _TOKEN = re.compile(r"""/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[{};]|
 _CALL = re.compile(r":(?:is|not|where|has)\((?:[^()]|\([^()]*\))*\)")
 _NAME = re.compile(r"[.#]((?:[\w-]|\\.)+)")
 _WORD = re.compile(r"[\w-]+")
+_SHEET_NAME = re.compile(r'<link[^>]* href="[^"]*?([^"/?]+\.css)[^"]*"')
 _MARKUP_NAMES = re.compile(r'\b(?:class|id)="([^"]*)"')
 
 
@@ -139,17 +140,20 @@ class OneSheet:
         context["css_files"] = for_paper
 
     def write(self, app: Sphinx, exception: Exception | None) -> None:
-        """Write the one style sheet, and remove those that are in it; where no page changed, it is there already."""
-        if exception is not None or app.builder.name != "html" or not self.files:
+        """Write the one style sheet, unless no page was written, and remove those that no page asks for now."""
+        if exception is not None or app.builder.name != "html":
             return
         site = Path(app.outdir)
-        paths = [site / "_static" / name.removeprefix("_static/") for name in chain(THEME, self.files)]
-        rules = [rule for path in paths for rule in parse(path.read_text(encoding="utf-8"))]
-        rules = [rule for rule in rules if not rule.prelude.startswith(("@charset", "@import"))]
-        text = '@charset "UTF-8";\n' + write(list(used(rules, names_on(site))))
-        (site / SHEET).write_text(text, encoding="utf-8")
-        for path in paths:
-            path.unlink()
+        if self.files:
+            paths = [site / "_static" / name.removeprefix("_static/") for name in chain(THEME, self.files)]
+            rules = [rule for path in paths for rule in parse(path.read_text(encoding="utf-8"))]
+            rules = [rule for rule in rules if not rule.prelude.startswith(("@charset", "@import"))]
+            text = '@charset "UTF-8";\n' + write(list(used(rules, names_on(site))))
+            (site / SHEET).write_text(text, encoding="utf-8")
+        wanted = set(_SHEET_NAME.findall((site / "index.html").read_text(encoding="utf-8")))
+        for path in (site / "_static").rglob("*.css"):
+            if path.name not in wanted:
+                path.unlink()
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

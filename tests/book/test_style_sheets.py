@@ -1,10 +1,13 @@
 """The one style sheet of all pages: what it keeps, what it leaves out, and that pages look the same."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from sphinx.application import Sphinx
 
-from book.style_sheets import names_on, parse, used, write
+from book.style_sheets import OneSheet, names_on, parse, used, write
 
 NAMES = {"box", "title", "w-33.3"}
 
@@ -45,3 +48,17 @@ def test_names_are_those_of_pages_and_scripts(tmp_path: Path) -> None:
     found = names_on(tmp_path)
     assert {"one", "two&", "three", "five-six", "fa-bars"} <= found
     assert not {"four", "seven"} & found
+
+
+def test_sheets_that_no_page_asks_for_are_removed(tmp_path: Path) -> None:
+    """Sphinx copies them at every build, also at one that writes no page."""
+    static = tmp_path / "_static"
+    (static / "styles").mkdir(parents=True)
+    names = ("pages.css", "print.css", "theme.css", "styles/theme.css")
+    for name in names:
+        (static / name).write_text("p{a:b}", encoding="utf-8")
+    links = '<link href="_static/pages.css" rel="stylesheet" /><link media="print" href="../_static/print.css?v=1a" />'
+    (tmp_path / "index.html").write_text(links, encoding="utf-8")
+    app = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(name="html"))
+    OneSheet().write(cast(Sphinx, app), None)
+    assert {path.relative_to(static).as_posix() for path in static.rglob("*.css")} == {"pages.css", "print.css"}
