@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -164,6 +166,7 @@ def execute(path: Path, root: Path = ROOT) -> None:
     )
     client.execute(env=os.environ | _KERNEL_ENVIRONMENT | {"PYTHONPATH": _python_path()})
     strip(notebook)
+    shrink_figures(notebook)
     notebook.metadata["dropout_course"] = {
         "code_sha256": code_digest(notebook),
         "inputs_sha256": inputs_digest(path, root),
@@ -184,6 +187,29 @@ def strip(notebook: NotebookNode) -> None:
     for _, cell in code_cells(notebook):
         for key in _CELL_NOISE:
             cell.metadata.pop(key, None)
+
+
+def shrink_figures(notebook: NotebookNode) -> None:
+    """Store each figure with at most 256 colours where that is smaller: drawings need no more."""
+    for _, cell in code_cells(notebook):
+        for output in cell.outputs:
+            if figure := output.get("data", {}).get("image/png"):
+                output["data"]["image/png"] = _with_a_palette(figure)
+
+
+def _with_a_palette(figure: str) -> str:
+    # The builder reads notebooks and has no Pillow.
+    from PIL import Image
+
+    before = base64.b64decode(figure)
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(before)) as image:
+        if image.mode == "P" or (image.mode == "RGBA" and image.getextrema()[-1] != (255, 255)):
+            return figure
+        image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+            small, "PNG", optimize=True
+        )
+    return base64.b64encode(small.getvalue()).decode() if small.tell() < len(before) else figure
 
 
 def problems(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """The chapters' stored outputs: ours keep every rule, and each planted defect is found."""
 
+import base64
+import io
 import os
 import subprocess
 import sys
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from book import notebooks
 
@@ -101,6 +105,38 @@ PLANTED: dict[str, tuple[Callable[[NotebookNode], Any], NotebookNode, str]] = {
 def test_a_planted_defect_is_found(name: str) -> None:
     check, notebook, message = PLANTED[name]
     assert any(message in problem for problem in check(notebook)), list(check(notebook))
+
+
+def png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def shrunk(figure: str) -> str:
+    notebook = new_notebook(cells=[new_code_cell(outputs=[new_output("display_data", data={"image/png": figure})])])
+    notebooks.shrink_figures(notebook)
+    return str(notebook.cells[0].outputs[0]["data"]["image/png"])
+
+
+def test_a_figure_is_stored_with_few_colours_and_looks_the_same() -> None:
+    rng = np.random.default_rng(0)
+    drawing = Image.fromarray(rng.integers(0, 2, (60, 80), dtype=np.uint8) * np.uint8(200)).convert("RGBA")
+    drawing = drawing.resize((400, 300), Image.Resampling.BILINEAR)
+    figure = png(drawing)
+    small = shrunk(figure)
+    assert len(small) < len(figure) / 2
+    with Image.open(io.BytesIO(base64.b64decode(small))) as image:
+        assert image.mode == "P"
+        difference = np.asarray(image.convert("RGB"), int) - np.asarray(drawing.convert("RGB"), int)
+    assert np.abs(difference).mean() < 1, "of 256 steps of lightness"
+    assert shrunk(small) == small
+
+
+@pytest.mark.parametrize("transparent", [True, False])
+def test_a_figure_that_would_not_gain_stays(transparent: bool) -> None:
+    figure = png(Image.new("RGBA", (3, 3), (10, 20, 30, 40))) if transparent else PIXEL
+    assert shrunk(figure) == figure
 
 
 def test_changed_code_is_found() -> None:
