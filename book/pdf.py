@@ -37,6 +37,8 @@ PAPER = ViewportSize(width=642, height=956)
 SMALLEST = 0.75
 _NAMING = ("id", "name", "for", "aria-labelledby", "aria-describedby", "aria-controls")
 
+# The script that loads MathJax, and what it is told.
+_SETTING = re.compile(r"\bmathematics\.js|\bMathJax\b")
 _OPENING, _CLOSING = re.compile(r"[(\[“]+$"), re.compile(r"[,.;:!?)\]”%]+")
 
 _READY = """async () => {
@@ -279,7 +281,7 @@ def _hold(formula: Tag) -> None:
 def _formulas(soups: Iterable[BeautifulSoup]) -> list[Tag]:
     """Return the scripts of the first page that has formulas: those that set them."""
     for soup in soups:
-        scripts = [tag for tag in soup.select("script") if "mathjax" in f"{tag.get('src', '')}{tag.string}".lower()]
+        scripts = [tag for tag in soup.select("script") if _SETTING.search(f"{tag.get('src', '')}{tag.string}")]
         if any(tag.get("src") for tag in scripts):
             return scripts
     return []
