@@ -241,6 +241,8 @@ def _article(soup: BeautifulSoup, name: str, html: Path, names: list[str]) -> Ta
         _hold(formula)
     for details in article.select("details"):
         details["open"] = ""
+    for row in article.select("table > tr:first-child:not(:has(td))"):
+        row.wrap(Tag(name="thead"))
     for key in _NAMING:
         for tag in article.select(f"[{key}]"):
             tag[key] = " ".join(f"{_place(name)}--{one}" for one in str(tag[key]).split())

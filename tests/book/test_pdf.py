@@ -268,6 +268,21 @@ def test_code_with_long_lines_is_printed_whole(browser: Browser, site: Callable[
     assert outside(tmp_path / "book.pdf") == []
 
 
+def test_what_belongs_together_is_on_one_page(browser: Browser, site: Callable[[str], Path], tmp_path: Path) -> None:
+    rows = "".join(f"<tr><td>row {k}</td></tr>" for k in range(80))
+    table = f"<details><summary>some rows</summary><table><tr><th>head</th></tr>{rows}</table></details>"
+    # One of these words would be the last on its page.
+    spaces = (f'<div style="break-before: page; height: {height}px"></div>' for height in range(880, 960, 5))
+    words = "".join(f"{space}<dl><dt>word</dt><dd>meaning</dd></dl>" for space in spaces)
+    folder = site(f'<div class="cell_output">{table}</div>{words}')
+    pdf.write(browser, folder, [("", ["index"])], tmp_path / "book.pdf")
+    pages = [letters(page) for page in Book(tmp_path / "book.pdf", {}).pages[2:]]
+    assert len([page for page in pages if "row" in page]) > 1
+    assert "somerows" in pages[0]
+    assert all(page.count("head") == ("row" in page) for page in pages)
+    assert all(page.count("word") == page.count("meaning") for page in pages)
+
+
 def test_without_chromium_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pdf, "shutil", SimpleNamespace(which=lambda name: None))
     with pytest.raises(SystemExit, match="apt-get install chromium"):
