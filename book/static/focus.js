@@ -1,7 +1,8 @@
 // The theme takes the focus off the buttons of its header when they are pressed, so that no tooltip stays. Who pressed by
-// keyboard would lose their place, and a dialog that closes could not give the focus back; for them it stays.
+// keyboard would lose their place, and a dialog that closes could not give the focus back; for them it stays. Not so on
+// the button of the page's contents: the focus goes on from the section that was chosen there.
 document.addEventListener('click', event => {
-    const button = event.target.closest?.('.theme-switch-button, .search-button, .primary-toggle, .secondary-toggle')
+    const button = event.target.closest?.('.theme-switch-button, .search-button, .primary-toggle')
     if (!button) return
     if (event.detail === 0) button.blur = () => {}
     else delete button.blur

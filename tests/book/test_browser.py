@@ -424,6 +424,43 @@ def test_the_focus_is_seen_wherever_it_is(site: Site, name: str) -> None:
         assert page.evaluate(FOCUS_IS_SHOWN) == []
 
 
+def test_a_formula_is_a_stop_only_where_it_scrolls(site: Site) -> None:
+    with site.open(CHAPTER, viewport=NARROW) as page:
+        assert page.locator("mjx-container").count() > 100
+        stops = []
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            stops.append(page.evaluate("(e => [e.localName, e.scrollWidth - e.clientWidth])(document.activeElement)"))
+        assert [room for name, room in stops if name == "mjx-container" and room < 10] == []
+
+
+def test_a_button_that_is_pressed_by_keyboard_keeps_the_focus(site: Site) -> None:
+    with site.open("index", viewport=NARROW) as page:
+        for name in ("Color mode", "Search", "Toggle primary sidebar"):
+            button = page.get_by_role("button", name=name, exact=True)
+            button.focus()
+            page.keyboard.press("Enter")
+            page.keyboard.press("Escape")
+            expect(button).to_be_focused()
+
+
+def test_after_the_contents_of_a_page_the_focus_goes_on_from_the_chosen_section(site: Site) -> None:
+    with site.open(CHAPTER, viewport=NARROW) as page:
+        page.get_by_role("button", name="Toggle secondary sidebar").focus()
+        page.keyboard.press("Enter")
+        page.locator("dialog[open] a[href='#exercises']").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**#exercises")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.querySelector('#exercises').contains(document.activeElement)")
+
+
+def test_a_hidden_cell_is_named_by_what_is_written_on_it(site: Site) -> None:
+    with site.open(CHAPTER) as page:
+        assert page.locator("details.hide > summary").count() > 0
+        assert page.locator("summary[aria-label]").count() == 0
+
+
 def test_a_solution_is_opened_by_keyboard(site: Site) -> None:
     with site.open(CHAPTER) as page:
         solution = page.locator(".solution.dropdown").first
