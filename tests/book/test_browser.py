@@ -214,8 +214,9 @@ def assert_rendered(page: Page) -> None:
     assert page.evaluate(missing) == []
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTS, "search"])
+@pytest.mark.parametrize("name", MAIN)
 def test_a_page_does_not_scroll_sideways_on_a_telephone(site: Site, name: str) -> None:
+    """The main pages; `test_a_page_is_right_in_every_mode` looks at all of them."""
     with site.open(name, viewport=NARROW) as page:
         assert sideways(page, NARROW["width"]) == []
 
@@ -365,6 +366,7 @@ def test_a_definition_shows_on_hover_and_focus_until_escape(site: Site) -> None:
         assert page.url.endswith(f"{CHAPTER}.html")
 
 
+@pytest.mark.long
 def test_a_word_is_tapped_for_its_definition_and_again_for_the_glossary(site: Site) -> None:
     with site.open(CHAPTER, viewport=NARROW, has_touch=True) as page:
         word, shown = page.locator(".term > a").first, page.locator("[role=tooltip]:visible")
@@ -424,6 +426,7 @@ def test_the_focus_is_seen_wherever_it_is(site: Site, name: str) -> None:
         assert page.evaluate(FOCUS_IS_SHOWN) == []
 
 
+@pytest.mark.long
 def test_a_formula_is_a_stop_only_where_it_scrolls(site: Site) -> None:
     with site.open(CHAPTER, viewport=NARROW) as page:
         assert page.locator("mjx-container").count() > 100
