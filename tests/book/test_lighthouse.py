@@ -1,8 +1,7 @@
 """Lighthouse on the landing page and the heaviest chapter, as a telephone on a slow network loads them.
 
-The network and the slow processor are simulated: Lighthouse loads a page as fast as this machine can and computes what
-a telephone would have seen. A busy machine still lengthens what it measures. So performance is the median of five runs,
-five more are run before it is called too low, and a machine that is slow or busy by its own figures is no judge of it.
+The network and the slow processor are simulated from what this machine took, so the score of performance is the
+machine's as well as the page's: it is printed, as the median of five runs, and like all that is timed decides no test.
 """
 
 import functools
@@ -26,10 +25,7 @@ from tests.book.test_browser import CompressingHandler, Site, Visit
 SOURCE = Path(__file__).with_name("lighthouse")
 INSTALLED = ROOT / "_build" / "lighthouse"
 FULL = ("accessibility", "best-practices", "seo")
-PERFORMANCE, RUNS = 95, 5
-# Lighthouse's own index of a machine: 1,500 to 2,000 is a high-end desktop by its documentation, and it supposes one.
-SWIFT = 1500
-
+RUNS = 5
 Report = dict[str, Any]
 
 
@@ -128,24 +124,15 @@ def test_lighthouse_finds_nothing_to_mend(
     whole = run("performance", *FULL)
     reports = [whole] + [run("performance") for _ in range(RUNS - 1)]
     median = statistics.median(score(report, "performance") for report in reports)
-    if median < PERFORMANCE:
-        reports += (again := [run("performance") for _ in range(RUNS)])
-        median = statistics.median(score(report, "performance") for report in again)
     paint = statistics.median(report["audits"]["largest-contentful-paint"]["numericValue"] for report in reports)
     scores = " ".join(f"{score(report, 'performance'):.0f}" for report in reports)
-    index = statistics.median(report["environment"]["benchmarkIndex"] for report in reports)
-    load, processors = os.getloadavg()[0], os.cpu_count() or 1
-    is_judge = index >= SWIFT and load <= 1.5 * processors
     record_property(
         "page lighthouse",
         f"{name:32} performance {median:.0f} ({scores}), largest contentful paint {paint / 1000:.1f} s, "
-        + ", ".join(f"{category} {score(whole, category):.0f}" for category in FULL)
-        + ("" if is_judge else f"; performance not judged: index {index:.0f}, load {load:.1f} on {processors}"),
+        + ", ".join(f"{category} {score(whole, category):.0f}" for category in FULL),
     )
     assert {category: failed(whole, category) for category in FULL} == {category: [] for category in FULL}
     assert [score(whole, category) for category in FULL] == [100] * len(FULL)
-    if is_judge:
-        assert median >= PERFORMANCE, (index, load, failed(reports[-1], "performance"))
 
 
 def test_what_lighthouse_needs_is_pinned_and_names_no_registry() -> None:
