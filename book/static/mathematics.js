@@ -1,5 +1,6 @@
-/* The text comes first, then its formulas: MathJax is asked for when the page has been painted, and sets them from the
-   top in turns that are too short to notice, so that the page scrolls and answers meanwhile. */
+/* The text comes first, then its formulas: MathJax is asked for when the page has been painted, and sets them in turns
+   that are too short to notice, so that the page scrolls and answers meanwhile. What is on the screen or near it comes
+   first, wherever the reader goes; the rest follows from the top. */
 (() => {
   const TURN = 8; // milliseconds
   const PARTS = ["core", "input/tex", "output/chtml", "a11y/assistive-mml"];
@@ -15,11 +16,25 @@
   const element = (name, properties) => Object.assign(document.createElement(name), properties);
 
   const setFormulas = async () => {
-    const left = [...document.querySelectorAll(".math, .output_area")];
+    const left = new Set(document.querySelectorAll(".math, .output_area"));
+    const near = new Set();
+    const observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) near[isIntersecting ? "add" : "delete"](target);
+    }, { rootMargin: "50%" });
+    left.forEach((formula) => observer.observe(formula));
+    const next = (count) => {
+      const chosen = [...new Set([...near, ...left])].slice(0, count);
+      for (const formula of chosen) {
+        observer.unobserve(formula);
+        near.delete(formula);
+        left.delete(formula);
+      }
+      return chosen;
+    };
     let count = 4;
-    while (left.length) {
+    while (left.size) {
       const start = performance.now();
-      await MathJax.typesetPromise(left.splice(0, document.hidden ? left.length : count));
+      await MathJax.typesetPromise(next(document.hidden ? left.size : count));
       count = Math.max(1, Math.min(2 * count, Math.round(count * TURN / (performance.now() - start))));
       await pause();
     }

@@ -99,8 +99,13 @@ class Site:
     origin: str
 
     @contextlib.contextmanager
-    def open(self, name: str, origin: str | None = None, visit: Visit | None = None, **options: Any) -> Iterator[Page]:
-        """Open a page; fail at the end if it asked another host, a request failed, or an error was logged."""
+    def open(
+        self, name: str, origin: str | None = None, visit: Visit | None = None, before: str = "", **options: Any
+    ) -> Iterator[Page]:
+        """Open a page; fail at the end if it asked another host, a request failed, or an error was logged.
+
+        `before` is a function in JavaScript that the page calls before all others.
+        """
         origin = origin or self.origin
         failures: list[str] = []
 
@@ -120,6 +125,8 @@ class Site:
         context: BrowserContext = self.browser.new_context(**(defaults | options))
         context.route("**/*", refuse_foreign)
         page = context.new_page()
+        if before:
+            page.add_init_script(f"({before})()")
         if visit is not None:
             visit.watch(page)
         page.on("pageerror", lambda error: failures.append(f"raised {error}"))
@@ -520,6 +527,30 @@ def test_nothing_moves_for_those_who_asked_for_less_motion(site: Site, name: str
     }).length + (getComputedStyle(document.documentElement).scrollBehavior === 'smooth')"""
     with site.open(name, reduced_motion="reduce") as page:
         assert page.evaluate(moving) == 0
+
+
+# Which formulas are set, in their order; whoever comes at the first one goes to the last one at once.
+NOTE_ORDER = """() => {
+    window.order = []
+    let formulas
+    new MutationObserver(records => {
+        for (const added of records.flatMap(record => [...record.addedNodes])) {
+            if (added.localName !== 'mjx-container') continue
+            formulas ??= [...document.querySelectorAll('article .math')]
+            window.last ??= formulas.findLastIndex(e => e.checkVisibility())
+            if (!order.length) formulas[last].scrollIntoView({behavior: 'instant'})
+            order.push(formulas.indexOf(added.closest('.math')))
+        }
+    }).observe(document, {childList: true, subtree: true})
+}"""
+
+
+def test_who_jumps_far_down_a_page_waits_for_no_formula_between(site: Site) -> None:
+    with site.open("chapters/uncertainty", before=NOTE_ORDER) as page:
+        order, last = page.evaluate("[order, last]")
+        assert sorted(order) == list(range(len(order)))
+        assert last > 100
+        assert order.index(last) < len(order) / 3
 
 
 def test_a_screen_reader_gets_the_mathematics(site: Site) -> None:
