@@ -204,15 +204,15 @@ def _check_draws(answer: Answer, x: Array, seed: int) -> None:
         )
 
 
-def _check_evaluation(answer: Answer, x: Array, p: float, seed: int) -> None:
-    y, _, text = _call(answer, x, p, np.random.default_rng(seed), False)
+def _check_evaluation(answer: Answer, x: Array, p: float, seed: int, hint: str = "") -> None:
+    y, _, text = _call(answer, x, p, np.random.default_rng(seed), False, hint)
     if np.array_equal(y, x):
         return
     zeros = np.mean(y == 0)
     if zeros > 0:
         raise Mistake(
             f"{text} set {zeros:.0%} of the elements to 0, expected y equal to x",
-            "Dropout must be off in evaluation. Does the function look at training?",
+            hint or "Dropout must be off in evaluation. Does the function look at training?",
         )
     raise Mistake(
         f"{text} multiplied x by {_range(y / x)}, expected y equal to x",
@@ -248,6 +248,8 @@ def _check_extremes(answer: Answer, x: Array, seed: int) -> None:
         raise Mistake(f"{text} returned {'nan' if np.isnan(y).any() else 'other values'}, expected zeros", hint)
     if mask.any():
         raise Mistake(f"{text} kept {mask.sum()} of {mask.size} elements, expected none", "p = 1 drops everything.")
+    for p in (0.0, 1.0):
+        _check_evaluation(answer, x, p, seed, "In evaluation p plays no part, so look at training first.")
 
 
 # --- 3: folding a standard network for inference -------------------------------------------------------------------

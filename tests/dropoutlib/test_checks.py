@@ -394,6 +394,18 @@ def p_one_mask(x: np.ndarray, p: float, rng: np.random.Generator, training: bool
     return y, mask | (p == 1)
 
 
+def p_one_first(x: np.ndarray, p: float, rng: np.random.Generator, training: bool) -> Any:
+    return (np.zeros_like(x), np.zeros(x.shape, bool)) if p == 1 else by_random(x, p, rng, training)
+
+
+def p_zero_first(x: np.ndarray, p: float, rng: np.random.Generator, training: bool) -> Any:
+    return by_random(x, p, rng, training) if training or p else (-x, np.ones(x.shape, bool))
+
+
+def divides_in_evaluation(x: np.ndarray, p: float, rng: np.random.Generator, training: bool) -> Any:
+    return by_random(x, p, rng, training) if training else (x if 1 / (1 - p) else None, None)
+
+
 def divides(x: np.ndarray, p: float, rng: np.random.Generator, training: bool) -> Any:
     scale = 1 / (1 - p)
     y, mask = by_random(x, p, rng, training)
@@ -433,6 +445,9 @@ def two_dimensional_only(x: np.ndarray, p: float, rng: np.random.Generator, trai
         (Wrong(wide=True, factor=lambda p: np.float64(1 / (1 - p))), ["returned float64, expected float32", "wider"]),
         (Wrong(extreme="nan"), ["x, 1.0, rng", "nan, expected zeros", "At p = 1 nothing is kept"]),
         (divides, ["x, 1.0, rng", "ZeroDivisionError", "At p = 1 nothing is kept"]),
+        (p_one_first, ["x, 1.0, rng, training=False", "100% of the elements to 0", "look at training first"]),
+        (p_zero_first, ["x, 0.0, rng, training=False", "by -1, expected y equal to x"]),
+        (divides_in_evaluation, ["x, 1.0, rng, training=False", "ZeroDivisionError", "look at training first"]),
         (p_one_keeps, ["other values, expected zeros", "At p = 1 nothing is kept"]),
         (p_one_mask, ["kept 32 of 32", "p = 1 drops everything"]),
         (p_zero_drops, ["x, 0.0, rng", "p = 0 drops nothing"]),
