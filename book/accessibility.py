@@ -1,7 +1,8 @@
 """Sphinx extension: mends what the usual HTML of references, tables and hidden cells tells assistive techniques.
 
 The role that Docutils gives a reference, doc-biblioentry, is deprecated; the empty corner of a table is no header; what
-opens a hidden cell is called what is written on it; and a button keeps the focus when it is pressed by keyboard.
+opens a hidden cell or a solution is called what is written on it; and a button keeps the focus when it is pressed by
+keyboard.
 """
 
 from __future__ import annotations
@@ -49,5 +50,5 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.add_node(nodes.entry, override=True, html=(visit_entry, depart_entry))
     app.add_node(HideCodeCellNode, override=True, html=(visit_hidden_cell, depart_HideCellInput))
-    app.add_js_file("focus.js", loading_method="defer")
+    app.add_js_file("accessibility.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -475,7 +475,7 @@ def test_a_solution_is_opened_by_keyboard(site: Site) -> None:
     with site.open(CHAPTER) as page:
         solution = page.locator(".solution.dropdown").first
         answer = solution.locator(".admonition-title ~ *").first
-        button = solution.get_by_role("button").first
+        button = solution.get_by_role("button", name=re.compile(r"^Solution to Exercise \d+$"))
         expect(answer).to_be_hidden()
         button.focus()
         for open_, key in ((True, "Enter"), (False, "Space")):

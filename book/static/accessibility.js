@@ -7,3 +7,10 @@ document.addEventListener('click', event => {
     if (event.detail === 0) button.blur = () => {}
     else delete button.blur
 }, true)
+
+// The button that opens a solution says which one it opens.
+document.addEventListener('DOMContentLoaded', () => {
+    for (const button of document.querySelectorAll('.admonition-title > .toggle-button')) {
+        button.setAttribute('aria-label', button.parentElement.textContent.trim())
+    }
+})
