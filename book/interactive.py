@@ -79,7 +79,7 @@ def load_script(
 
 def put_vega_on_site(app: Sphinx, exception: Exception | None) -> None:
     """Bundle Vega, Vega-Lite and their embedding into one script."""
-    if exception is None and app.builder.format == "html":
+    if exception is None and app.builder.name == "html":
         import vl_convert
 
         target = Path(app.outdir) / "_static" / VEGA

@@ -100,13 +100,17 @@ def moved_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def write_map(app: Sphinx, exception: Exception | None) -> None:
-    """Write sitemap.xml, and robots.txt that names it."""
+    """Write sitemap.xml, and robots.txt that names it; without a site, remove those of another."""
     site = Site.of(app.config)
-    if exception is not None or app.builder.name != "html" or not site.url:
+    if exception is not None or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    if not site.url:
+        for name in ("sitemap.xml", "robots.txt"):
+            out.joinpath(name).unlink(missing_ok=True)
         return
     addresses = [site.page(f"{name}.html") for name in sorted(app.env.found_docs)]
     urls = "\n".join(f"  <url><loc>{escape(address)}</loc></url>" for address in addresses)
-    out = Path(app.outdir)
     out.joinpath("sitemap.xml").write_text(
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}\n</urlset>\n',

@@ -18,16 +18,34 @@ from playwright.sync_api import Browser, Playwright
 
 from book.notebooks import ROOT
 
+# All builders in one process, which imports Sphinx once. Each cited work would look through all installed packages for
+# its style, and the collector through all documents for garbage.
+_BUILDS = """
+import functools, gc, sys
+import pybtex.plugin
+from jupyter_book.cli.main import main
+gc.disable()
+pybtex.plugin.entry_points = functools.cache(pybtex.plugin.entry_points)
+root, folder, *builders = sys.argv[1:]
+for builder in builders:
+    custom = [] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
+    options = ["--path-output", folder, "--quiet", "-W", "-n", "--keep-going"]
+    main(["build", root, *options, *custom], standalone_mode=False)
+"""
+
 
 def build(folder: Path, *builders: str, repository: str = "", url: str = "") -> Path:
-    """Build the book for a site, as `html`, `colab`, `slides` or several, and return the folder that holds these."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "--path-output", str(folder)]
-    command += ["--quiet", "-W", "-n", "--keep-going"]
+    """Build the book for a site, as `html`, `colab`, `slides` or several, and return the folder that holds these.
+
+    Sphinx goes on from what `make book` has read, as it does for a second `make`: it reads what has changed since then.
+    """
+    doctrees = folder / "_build" / ".doctrees"
+    if not doctrees.exists():
+        shutil.copytree(ROOT / "_build" / ".doctrees", doctrees)
     environment = os.environ | {"BOOK_REPOSITORY": repository, "BOOK_URL": url, "PYTHONPATH": str(ROOT)}
-    for builder in builders:
-        custom = [] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
-        done = subprocess.run([*command, *custom], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-c", _BUILDS, str(ROOT), str(folder), *builders]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder / "_build"
 
 

@@ -32,6 +32,7 @@ CHAPTERS = notebooks.chapters()
 ONE = Site("first-owner/first-course", "https://first.example/book")
 OTHER = Site("second-owner/second-course", "https://second.example/dropout/")
 NOBODY = Site()
+ADDRESS = Site(url=ONE.url)
 FRAMEWORK = r"import (torch|keras|tensorflow|jax|flax|onnx)\b|from (torch|keras|jax|flax|onnx)\b|dropoutlib.frameworks"
 FENCED = re.compile(r"^(?P<quote>[> ]*)(?P<fence>`{3,})[^\n`]*\n.*?^(?P=quote)(?P=fence)$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`)")
@@ -91,7 +92,7 @@ def test_raw_myst_is_seen() -> None:
     assert raw_myst(plain) == []
 
 
-# --- the book's own notebooks, built for two sites one after the other in one folder, and then for none
+# --- the book's own notebooks, built for a site and then in the same folder for none
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ class Publication:
 
 
 @pytest.fixture(scope="module")
-def publications(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Site, Publication]:
+def publications(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[Site, Publication]:
     made = {}
     folder = tmp_path_factory.mktemp("build")
-    for site, builders in ((ONE, ("html", "colab")), (OTHER, ("html", "colab")), (NOBODY, ("colab",))):
+    for site, builders in ((ONE, ("html", "colab")), (NOBODY, ("colab",))):
         built = build(folder, *builders, repository=site.repository, url=site.url)
         kept = tmp_path_factory.mktemp("publication")
         for name in builders:
@@ -241,33 +242,33 @@ def test_without_a_site_no_link_needs_one(publications: Mapping[Site, Publicatio
 # --- whose site
 
 
-def test_a_forks_links_buttons_and_install_cells_are_the_forks(publications: Mapping[Site, Publication]) -> None:
-    """Also after a build for another site in the same folder."""
-    for mine, foreign in ((ONE, (OTHER,)), (OTHER, (ONE,)), (NOBODY, (ONE, OTHER))):
-        names = [part for site in foreign for part in (site.repository, site.url, site.url.split("/")[2])]
-        for path, text in publications[mine].texts():
-            assert [name for name in names if name in text] == [], path
+def names_of(site: Site) -> list[str]:
+    return [site.repository, site.url, site.url.split("/")[2]]
 
 
-@pytest.mark.parametrize("site", [ONE, OTHER], ids=["one", "other"])
-def test_the_button_of_a_chapter_opens_its_notebook(publications: Mapping[Site, Publication], site: Site) -> None:
-    html = publications[site].folder / "html"
+def test_without_a_site_none_is_named(publications: Mapping[Site, Publication]) -> None:
+    """Also after a build for a site in the same folder."""
+    for path, text in publications[NOBODY].texts():
+        assert [name for name in names_of(ONE) if name in text] == [], path
+
+
+def test_the_button_of_a_chapter_opens_its_notebook(publications: Mapping[Site, Publication]) -> None:
+    html = publications[ONE].folder / "html"
     for path in html.rglob("*.html"):
         name = path.relative_to(html).as_posix()
-        links = [str(a["href"]) for a in publications[site].page(name).select("a[href*='colab.']")]
+        links = [str(a["href"]) for a in publications[ONE].page(name).select("a[href*='colab.']")]
         chapter = f"{path.stem}.ipynb" in [chapter.name for chapter in CHAPTERS]
-        address = f"https://colab.research.google.com/github/{site.repository}/blob/colab/{path.stem}.ipynb"
+        address = f"https://colab.research.google.com/github/{ONE.repository}/blob/colab/{path.stem}.ipynb"
         assert links == ([address] if chapter else []), name
 
 
-@pytest.mark.parametrize("site", [ONE, OTHER], ids=["one", "other"])
-def test_a_chapter_can_be_downloaded_as_it_runs(publications: Mapping[Site, Publication], site: Site) -> None:
-    html, offered = publications[site].folder / "html", []
+def test_a_chapter_can_be_downloaded_as_it_runs(publications: Mapping[Site, Publication]) -> None:
+    html, offered = publications[ONE].folder / "html", []
     for path in html.rglob("*.html"):
-        for button in publications[site].page(path.relative_to(html).as_posix()).select("a.btn-download-notebook"):
+        for button in publications[ONE].page(path.relative_to(html).as_posix()).select("a.btn-download-notebook"):
             assert "notebook" in str(button["title"])
             target = path.parent / str(button["href"])
-            assert target.read_bytes() == (publications[site].folder / "colab" / target.name).read_bytes()
+            assert target.read_bytes() == (publications[ONE].folder / "colab" / target.name).read_bytes()
             assert target.stem == path.stem
             offered.append(path.stem)
     assert sorted(offered) == sorted(chapter.stem for chapter in CHAPTERS)
@@ -311,15 +312,14 @@ def test_a_site_that_cannot_be_meant_is_refused(repository: str, url: str, messa
 
 
 def test_the_site_serves_this_versions_wheel(publications: Mapping[Site, Publication]) -> None:
-    for site in (ONE, OTHER):
-        folder = publications[site].folder
-        names = os.listdir(folder / "html" / "wheels")
-        assert names == os.listdir(folder / "wheels") == [f"dropoutlib-{dropoutlib.__version__}-py3-none-any.whl"]
-        assert wheel.sha256(folder / "html" / "wheels" / names[0]) == wheel.sha256(folder / "wheels" / names[0])
+    folder = publications[ONE].folder
+    names = os.listdir(folder / "html" / "wheels")
+    assert names == os.listdir(folder / "wheels") == [f"dropoutlib-{dropoutlib.__version__}-py3-none-any.whl"]
+    assert wheel.sha256(folder / "html" / "wheels" / names[0]) == wheel.sha256(folder / "wheels" / names[0])
 
 
 def test_the_install_cell_names_the_wheel_that_the_site_serves(publications: Mapping[Site, Publication]) -> None:
-    addresses = {ONE: ONE.url, OTHER: OTHER.url.rstrip("/"), NOBODY: "http://localhost:8000"}
+    addresses = {ONE: ONE.url, NOBODY: "http://localhost:8000"}
     for site, publication in publications.items():
         name = f"dropoutlib-{dropoutlib.__version__}-py3-none-any.whl"
         expected = f"{addresses[site]}/wheels/{name}#sha256={wheel.sha256(publication.folder / 'wheels' / name)}"
@@ -668,8 +668,8 @@ def small_book(tmp_path: Path) -> Path:
     return tmp_path / "book"
 
 
-def export(folder: Path, builder: str = "colab", repository: str = "") -> tuple[Path, str]:
-    """Build a small book for the first site; return what was built and the warnings."""
+def export(folder: Path, builder: str = "colab", site: Site = ADDRESS) -> tuple[Path, str]:
+    """Build a small book for a site; return what was built and the warnings."""
     warnings = StringIO()
     extensions = ["myst_nb", "sphinx_design", "sphinx_exercise", "sphinx_proof", "sphinxcontrib.bibtex"]
     app = SphinxTestApp(
@@ -677,7 +677,7 @@ def export(folder: Path, builder: str = "colab", repository: str = "") -> tuple[
         folder,
         warning=warnings,
         confoverrides={
-            "extensions": [*extensions, "book.claims", "book.prediction", "book.colab"],
+            "extensions": [*extensions, "book.claims", "book.prediction", "book.colab", "book.site_files"],
             "myst_enable_extensions": ["amsmath", "colon_fence", "deflist", "dollarmath"],
             "nb_execution_mode": "off",
             "bibtex_bibfiles": ["references.bib"],
@@ -686,8 +686,10 @@ def export(folder: Path, builder: str = "colab", repository: str = "") -> tuple[
             "nitpicky": True,
             "exclude_patterns": ["_build"],
             "html_theme": "sphinx_book_theme",
-            "book_url": ONE.url,
-            "book_repository": repository,
+            "templates_path": [str(notebooks.ROOT / "book" / "templates")],
+            "redirects": {"old": "other"},
+            "book_url": site.url,
+            "book_repository": site.repository,
         },
     )
     app.build()
@@ -753,9 +755,35 @@ def test_an_element_without_markdown_makes_the_build_warn(small_book: Path) -> N
 
 @pytest.mark.parametrize("repository", ["", ONE.repository])
 def test_without_a_repository_there_is_no_button(small_book: Path, repository: str) -> None:
-    out, _ = export(small_book, "html", repository)
+    out, _ = export(small_book, "html", Site(repository, ONE.url))
     assert ("colab" in (out / "chapter.html").read_text()) == bool(repository)
     assert "colab" not in (out / "other.html").read_text()
+
+
+def test_a_forks_links_buttons_and_install_cells_are_the_forks(small_book: Path) -> None:
+    """Also after a build for another site in the same folder."""
+    for mine, at, foreign in (
+        (ONE, f"{ONE.url}/", (OTHER,)),
+        (OTHER, OTHER.url, (ONE,)),
+        (NOBODY, "http://localhost:8000/", (ONE, OTHER)),
+    ):
+        html, _ = export(small_book, "html", mine)
+        colab, _ = export(small_book, "colab", mine)
+        page = BeautifulSoup((html / "chapter.html").read_text(encoding="utf-8"), "html.parser")
+        buttons = [a["href"] for a in page.select("a[href*='colab.']")]
+        launch = f"https://colab.research.google.com/github/{mine.repository}/blob/colab/chapter.ipynb"
+        assert buttons == ([launch] if mine.repository else [])
+        install, *cells = notebooks.read(colab / "chapter.ipynb").cells
+        [served_wheel] = (html / "wheels").iterdir()
+        address = f"{at}wheels/{served_wheel.name}#sha256={wheel.sha256(served_wheel)}"
+        assert re.findall(r'"(http[^"]*)"', install.source) == [address]
+        assert any(f"]({at}chapter.html#thm-one)" in cell.source for cell in cells) == (mine is not NOBODY)
+        if mine is not NOBODY:
+            [button] = page.select("a.btn-download-notebook")
+            assert (html / str(button["href"])).read_bytes() == (colab / "chapter.ipynb").read_bytes()
+        for path, text in Publication(mine, html.parent).texts():
+            found = [name for site in foreign for name in names_of(site) if name in text]
+            assert found == [], path
 
 
 def test_notebooks_of_chapters_that_are_gone_are_removed(small_book: Path) -> None:

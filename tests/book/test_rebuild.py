@@ -65,7 +65,7 @@ def test_vega_is_bundled_once_for_each_version(tmp_path: Path, monkeypatch: pyte
 
     made: list[str] = []
     monkeypatch.setattr(vl_convert, "javascript_bundle", lambda *_, vl_version: made.append(vl_version) or "vega()")
-    builder = type("Builder", (), {"format": "html"})
+    builder = type("Builder", (), {"name": "html"})
     app = type("App", (), {"builder": builder, "outdir": tmp_path})
     for version in ("6.4", "6.4", "6.5", "6.5"):
         monkeypatch.setattr(interactive, "VERSION", version)

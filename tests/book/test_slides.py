@@ -31,7 +31,7 @@ each = pytest.mark.parametrize("name", CHAPTERS)
 
 
 @pytest.fixture(scope="module")
-def decks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def decks(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("slides"), "slides") / "slides"
 
 
