@@ -60,7 +60,7 @@ class Page:
     @cached_property
     def anchors(self) -> set[str]:
         """Every name that a link into this page may have."""
-        return {str(tag[key]) for key in ("id", "name") for tag in self.soup.select(f"[{key}]")}
+        return {str(tag[key]) for tag in self.soup.find_all(True) for key in ("id", "name") if tag.has_attr(key)}
 
 
 Pages = dict[Path, Page]
@@ -151,9 +151,10 @@ def _broken_links(page: Page, known: Pages) -> Iterator[str]:
 
 
 def _links(soup: BeautifulSoup) -> Iterator[tuple[Tag, str]]:
-    for name, key in (("a", "href"), *_LOADS):
-        for tag in soup.find_all(name, attrs={key: True}):
-            yield tag, key
+    keys = dict((("a", "href"), *_LOADS))
+    for tag in soup.find_all(list(keys)):
+        if tag.has_attr(keys[tag.name]):
+            yield tag, keys[tag.name]
 
 
 def _is_object(string: NavigableString) -> bool:
