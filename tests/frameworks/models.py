@@ -161,17 +161,31 @@ def keras(architecture: str, seed: int = 0) -> Any:
 # --- Flax
 
 
+def drawn(seed: int, *layers: Any) -> list[Any]:
+    """Return the layers with kernels that NumPy draws, as XLA compiles JAX's initializers anew for each shape."""
+    rng = np.random.default_rng(seed)
+
+    def initial(_: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        from jax import numpy as jnp
+
+        return jnp.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])), dtype)
+
+    return [functools.partial(layer, kernel_init=initial) for layer in layers]
+
+
 def flax(architecture: str, seed: int = 0) -> Any:
     import jax.numpy as jnp
     from flax import nnx
 
+    linear, conv, attention = drawn(seed, nnx.Linear, nnx.Conv, nnx.MultiHeadAttention)
+
     class Mlp(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.dense1 = nnx.Linear(64, 32, rngs=rngs)
+            self.dense1 = linear(64, 32, rngs=rngs)
             self.drop1 = nnx.Dropout(0.4, rngs=rngs)
-            self.dense2 = nnx.Linear(32, 16, rngs=rngs)
+            self.dense2 = linear(32, 16, rngs=rngs)
             self.drop2 = nnx.Dropout(0.2, rngs=rngs)
-            self.dense3 = nnx.Linear(16, CLASSES, rngs=rngs)
+            self.dense3 = linear(16, CLASSES, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             h = self.drop1(nnx.relu(self.dense1(x)))
@@ -179,13 +193,13 @@ def flax(architecture: str, seed: int = 0) -> Any:
 
     class Cnn(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.conv1 = nnx.Conv(1, 8, (3, 3), rngs=rngs)
+            self.conv1 = conv(1, 8, (3, 3), rngs=rngs)
             self.norm1 = nnx.BatchNorm(8, momentum=0.9, rngs=rngs)
-            self.conv2 = nnx.Conv(8, 16, (3, 3), strides=2, rngs=rngs)
+            self.conv2 = conv(8, 16, (3, 3), strides=2, rngs=rngs)
             self.norm2 = nnx.BatchNorm(16, momentum=0.9, rngs=rngs)
             self.drop1 = nnx.Dropout(0.1, broadcast_dims=(1, 2), rngs=rngs)
             self.drop2 = nnx.Dropout(0.3, rngs=rngs)
-            self.dense = nnx.Linear(256, CLASSES, rngs=rngs)
+            self.dense = linear(256, CLASSES, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             h = nnx.relu(self.norm1(self.conv1(x)))
@@ -194,15 +208,15 @@ def flax(architecture: str, seed: int = 0) -> Any:
 
     class Transformer(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.embed = nnx.Linear(8, 16, rngs=rngs)
-            self.attention = nnx.MultiHeadAttention(
+            self.embed = linear(8, 16, rngs=rngs)
+            self.attention = attention(
                 2, 16, dropout_rate=0.2, broadcast_dropout=False, decode=False, rngs=rngs, keep_rngs=True
             )
             self.residual = nnx.Dropout(0.1, rngs=rngs)
             self.norm = nnx.LayerNorm(16, rngs=rngs)
-            self.hidden = nnx.Linear(16, 32, rngs=rngs)
+            self.hidden = linear(16, 32, rngs=rngs)
             self.drop = nnx.Dropout(0.3, rngs=rngs)
-            self.output = nnx.Linear(32, CLASSES, rngs=rngs)
+            self.output = linear(32, CLASSES, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             h = self.embed(x)
@@ -220,33 +234,35 @@ def flax(architecture: str, seed: int = 0) -> Any:
     return model
 
 
-def linen_module(architecture: str) -> Any:
-    """Return the linen module, which takes `train` when it is called."""
+def linen_module(architecture: str, seed: int = 0) -> Any:
+    """Return the linen module, which takes `train` when it is called and starts from the seed's weights."""
     from flax import linen as nn
+
+    dense, conv, attention = drawn(seed, nn.Dense, nn.Conv, nn.MultiHeadDotProductAttention)
 
     class Mlp(nn.Module):
         @nn.compact
         def __call__(self, x: Any, train: bool) -> Any:
-            h = nn.Dropout(0.4, deterministic=not train)(nn.relu(nn.Dense(32)(x)))
-            h = nn.Dropout(0.2, deterministic=not train)(nn.relu(nn.Dense(16)(h)))
-            return nn.Dense(CLASSES)(h)
+            h = nn.Dropout(0.4, deterministic=not train)(nn.relu(dense(32)(x)))
+            h = nn.Dropout(0.2, deterministic=not train)(nn.relu(dense(16)(h)))
+            return dense(CLASSES)(h)
 
     class Cnn(nn.Module):
         @nn.compact
         def __call__(self, x: Any, train: bool) -> Any:
-            h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Conv(8, (3, 3))(x)))
-            h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Conv(16, (3, 3), 2)(h)))
+            h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(conv(8, (3, 3))(x)))
+            h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(conv(16, (3, 3), 2)(h)))
             h = nn.Dropout(0.1, broadcast_dims=(1, 2))(h, deterministic=not train).reshape(h.shape[0], -1)
-            return nn.Dense(CLASSES)(nn.Dropout(0.3)(h, deterministic=not train))
+            return dense(CLASSES)(nn.Dropout(0.3)(h, deterministic=not train))
 
     class Transformer(nn.Module):
         @nn.compact
         def __call__(self, x: Any, train: bool) -> Any:
-            h = nn.Dense(16)(x)
-            attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.2, broadcast_dropout=False)
-            h = nn.LayerNorm()(h + nn.Dropout(0.1)(attention(h, deterministic=not train), deterministic=not train))
-            h = nn.relu(nn.Dense(32)(h.mean(axis=1)))
-            return nn.Dense(CLASSES)(nn.Dropout(0.3)(h, deterministic=not train))
+            h = dense(16)(x)
+            attend = attention(2, dropout_rate=0.2, broadcast_dropout=False)
+            h = nn.LayerNorm()(h + nn.Dropout(0.1)(attend(h, deterministic=not train), deterministic=not train))
+            h = nn.relu(dense(32)(h.mean(axis=1)))
+            return dense(CLASSES)(nn.Dropout(0.3)(h, deterministic=not train))
 
     classes: dict[str, Any] = {"mlp": Mlp, "cnn": Cnn, "transformer": Transformer}
     return classes[architecture]()
@@ -257,7 +273,7 @@ def linen(architecture: str, seed: int = 0) -> Any:
 
     from dropoutlib.frameworks.flax import LinenModel
 
-    module = linen_module(architecture)
+    module = linen_module(architecture, seed)
     variables = module.init(jax.random.key(seed), images("linen", architecture), train=False)
     if architecture == "cnn":
         rngs = {"dropout": jax.random.key(seed + 1)}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.frameworks.models import healthy, images
+from tests.frameworks.models import drawn, healthy, images
 
 SICKNESSES = ("train-mode", "always-on", "traced-in-train-mode", "batch-statistics", "folded-twice", "wrong-checkpoint")
 # A Keras model has no mode, so it cannot be left in the wrong one.
@@ -143,12 +143,14 @@ def _torch_faulty(always: bool, by_batch: bool, seed: int) -> Any:
 def _flax_faulty(always: bool, by_batch: bool, seed: int) -> Any:
     from flax import nnx
 
+    (linear,) = drawn(seed, nnx.Linear)
+
     class Faulty(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.first = nnx.Linear(64, 16, rngs=rngs)
+            self.first = linear(64, 16, rngs=rngs)
             self.norm = nnx.BatchNorm(16, rngs=rngs)
             self.drop = nnx.Dropout(RATE, rngs=rngs)
-            self.last = nnx.Linear(16, CLASSES, rngs=rngs)
+            self.last = linear(16, CLASSES, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             h = self.norm(nnx.relu(self.first(x)), use_running_average=False if by_batch else None)
@@ -165,11 +167,13 @@ def _linen_faulty(always: bool, by_batch: bool, seed: int) -> Any:
 
     from dropoutlib.frameworks.flax import LinenModel
 
+    (dense,) = drawn(seed, nn.Dense)
+
     class Faulty(nn.Module):
         @nn.compact
         def __call__(self, x: Any, train: bool) -> Any:
-            h = nn.BatchNorm(use_running_average=not (train or by_batch))(nn.relu(nn.Dense(16)(x)))
-            return nn.Dense(CLASSES)(nn.Dropout(RATE)(h, deterministic=not (train or always)))
+            h = nn.BatchNorm(use_running_average=not (train or by_batch))(nn.relu(dense(16)(x)))
+            return dense(CLASSES)(nn.Dropout(RATE)(h, deterministic=not (train or always)))
 
     rngs = {"params": jax.random.key(seed), "dropout": jax.random.key(seed + 1)}
     variables = Faulty().init(rngs, example("linen"), train=False)
