@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -33,6 +36,21 @@ LONGEST = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, metavar="N", help="run statistical tests under N other seeds")
+
+
+def pytest_configure() -> None:
+    """Give each worker what earlier runs compiled with JAX, which may read what another process has half written."""
+    folder, worker = os.environ.get("JAX_COMPILATION_CACHE_DIR"), os.environ.get("PYTEST_XDIST_WORKER")
+    if not folder or not worker:
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own := Path(folder, worker))
+    own.mkdir(parents=True, exist_ok=True)
+    for entry in Path(folder).glob("*/*"):
+        with suppress(FileNotFoundError):  # which the other worker has removed
+            if not entry.stat().st_size:
+                entry.unlink()  # left by a run that was stopped; JAX would not write it again
+            elif not (own / entry.name).exists():
+                (own / entry.name).hardlink_to(entry)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
