@@ -22,8 +22,10 @@ DECLARED = pytest.StashKey[int]()
 # Coverage is measured where the tests mirror what it measures; elsewhere the tracer would only cost time.
 MEASURED = ("tests/dropoutlib/", "tests/frameworks/", "tests/grading/")
 
-# Where the files are that take longest.
+# Where the files are that take longest; of the long tests those of the studies come last, as each uses both cores.
 LONGEST = (
+    "tests/test_colab_run.py",
+    "tests/frameworks/test_colab_versions.py",
     "chapters/frameworks.ipynb",
     "tests/frameworks/test_adapters.py",
     "tests/chapters/",
@@ -64,7 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def begins(item: pytest.Item) -> int:
     """Return the place of a test's kind: workers take whole files, and the longest must not begin last."""
-    return next((place for place, kind in enumerate(LONGEST) if item.nodeid.startswith(kind)), len(LONGEST))
+    last = len(LONGEST) + item.nodeid.startswith("tests/studies/")
+    return next((place for place, kind in enumerate(LONGEST) if item.nodeid.startswith(kind)), last)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
