@@ -1,7 +1,9 @@
 """Every notebook for Colab, run from top to bottom where nothing of this project is: only its site, on this machine.
 
-Each environment is made for the run, with pip: one with the packages of this book's own lock file, one with the
-versions that Google Colab has. The site is built for an address on this machine and served there.
+Two environments are made with pip, and kept: one with the packages of this book's own lock file, one with the versions
+that Google Colab has. Each notebook runs in an empty environment of its own on top of one of them, and finds there the
+wheel that is served at an address on this machine, for which the notebooks are built. Other tests say that the pages'
+site serves this same wheel.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,16 @@ from nbclient import NotebookClient
 import dropoutlib
 from book import notebooks
 from tests.book.building import build, served
-from tests.environments import COLAB_PACKAGES, COLAB_PYTHON, interpreter, make, run
+from tests.environments import (
+    COLAB_PACKAGES,
+    COLAB_PYTHON,
+    NOT_INHERITED,
+    assert_nothing_of_this_project,
+    interpreter,
+    kept,
+    over,
+    run,
+)
 
 CHAPTERS = notebooks.chapters()
 # What the kernel and every chapter need, and what some import.
@@ -35,7 +47,7 @@ FRAMEWORKS = {
     "flax": ("flax",),
     "onnx": ("onnx",),
 }
-NOT_OF_THIS_PROJECT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "IPYTHONDIR", "JUPYTER_PATH")
+NOT_OF_THIS_PROJECT = (*NOT_INHERITED, "VIRTUAL_ENV", "IPYTHONDIR", "JUPYTER_PATH")
 
 pytestmark = pytest.mark.long
 
@@ -54,16 +66,17 @@ def imports(chapter: Path) -> set[str]:
 
 @dataclass
 class Environment:
-    """A virtual environment, and the folder where Jupyter finds its kernel."""
+    """A virtual environment, with what pip says that it holds, and the folder where Jupyter finds its kernel."""
 
     python: Path
     jupyter: Path
 
-    def freeze(self) -> set[str]:
+    @cached_property
+    def frozen(self) -> set[str]:
         return set(run(self.python, "-m", "pip", "freeze", "--disable-pip-version-check").splitlines())
 
     def has(self, package: str) -> bool:
-        return any(line.startswith(f"{package}==") for line in self.freeze())
+        return any(line.startswith(f"{package}==") for line in self.frozen)
 
     def run(self, path: Path, folder: Path) -> list[str]:
         """Run a notebook in a folder and return what its cells print."""
@@ -76,9 +89,8 @@ class Environment:
         return [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def environment_of(folder: Path, base: Path, *requirements: str | Path) -> Environment:
-    """Make an environment that has these packages, with what they need, and a kernel in it."""
-    python = make(folder, base, *requirements)
+def with_kernel(folder: Path, python: Path) -> Environment:
+    """Return an environment with a kernel in it."""
     spec = folder / "jupyter" / "kernels" / "here"
     spec.mkdir(parents=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -86,49 +98,48 @@ def environment_of(folder: Path, base: Path, *requirements: str | Path) -> Envir
     return Environment(python, folder / "jupyter")
 
 
-def locked(folder: Path) -> Environment:
+def locked() -> Path:
     """The packages of the chapters at the versions of the lock file."""
     frameworks = {name for chapter in CHAPTERS for key in imports(chapter) for name in FRAMEWORKS.get(key, ())}
-    return environment_of(
-        folder, Path(sys.executable), "-c", notebooks.ROOT / "constraints.txt", *ALWAYS, *sorted(frameworks)
-    )
+    constraints = notebooks.ROOT / "constraints.txt"
+    return kept("locked", Path(sys.executable), "-c", constraints, *ALWAYS, *sorted(frameworks))
 
 
-def colab(folder: Path) -> Environment:
+def colab() -> Path:
     """Colab's Python and the versions of its packages, without PyTorch."""
-    return environment_of(folder, interpreter(COLAB_PYTHON), "-r", COLAB_PACKAGES)
+    return kept("colab", interpreter(COLAB_PYTHON), "-r", COLAB_PACKAGES)
 
 
 @pytest.fixture(scope="module", params=(locked, colab), ids=lambda make_environment: make_environment.__name__)
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    made: Environment = request.param(tmp_path_factory.mktemp(request.param.__name__))
-    return made
+def packages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment that each notebook sees, and that none changes."""
+    return with_kernel(tmp_path_factory.mktemp("packages"), request.param())
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Address of the served site, and the folder of the notebooks that were made for it."""
     folder = tmp_path_factory.mktemp("site")
-    with served(folder / "_build" / "html") as address:
-        yield address, build(folder, "html", "colab", url=address) / "colab"
+    with served(folder / "_build") as address:
+        yield address, build(folder, "colab", url=address) / "colab"
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_a_notebook_runs_where_nothing_of_this_project_is(
-    environment: Environment,
+    packages: Environment,
     site: tuple[str, Path],
     chapter: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if {"torch", "pytorch"} & imports(chapter) and not environment.has("torch"):
+    if {"torch", "pytorch"} & imports(chapter) and not packages.has("torch"):
         pytest.skip("needs PyTorch, whose wheel of Colab's version is gigabytes; run in the other environment only")
-    run(environment.python, "-m", "pip", "uninstall", "--quiet", "--yes", "dropoutlib")
-    before = environment.freeze()
-    monkeypatch.setenv("JUPYTER_PATH", str(environment.jupyter))
+    own = with_kernel(tmp_path, over(tmp_path, packages.python))
+    assert_nothing_of_this_project(own.python, tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(own.jupyter))
     address, folder = site
-    printed = environment.run(folder / chapter.name, tmp_path)
-    after = environment.freeze()
+    printed = own.run(folder / chapter.name, tmp_path)
+    before, after = packages.frozen, own.frozen
     assert before - after == set()
     [installed] = after - before
     name = f"dropoutlib-{dropoutlib.__version__}-py3-none-any.whl"

@@ -8,14 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.environments import COLAB_PACKAGES, COLAB_PYTHON, ROOT, interpreter, make, run
+from tests.environments import COLAB_PACKAGES, COLAB_PYTHON, ROOT, interpreter, kept, over, run
 
 VERSIONS = {"numpy": "2.1.3", "tensorflow": "2.20.0", "keras": "3.13.2", "jax": "0.7.2", "flax": "0.11.2"}
 
 
 @pytest.mark.long
 def test_the_adapters_with_the_versions_of_colab(tmp_path: Path) -> None:
-    python = make(tmp_path, interpreter(COLAB_PYTHON), "-r", COLAB_PACKAGES, f"pytest=={pytest.__version__}")
+    python = over(tmp_path, kept("colab", interpreter(COLAB_PYTHON), "-r", COLAB_PACKAGES))
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"pytest=={pytest.__version__}")
     show = f"import {', '.join(VERSIONS)}; print({', '.join(f'{name}.__version__' for name in VERSIONS)})"
     assert run(python, "-c", show, TF_CPP_MIN_LOG_LEVEL="3").split() == list(VERSIONS.values())
     settings, results = tmp_path / "pytest.ini", tmp_path / "results.xml"
@@ -25,7 +26,6 @@ def test_the_adapters_with_the_versions_of_colab(tmp_path: Path) -> None:
         *(f"--junitxml={results}", ROOT / "tests" / "frameworks" / "test_adapters.py"),
         cwd=ROOT,
         PYTHONPATH=str(ROOT),
-        PYTHONDONTWRITEBYTECODE="1",
         TF_CPP_MIN_LOG_LEVEL="3",
     )
     cases = list(ElementTree.parse(results).getroot().iter("testcase"))

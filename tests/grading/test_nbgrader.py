@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grading import keys, source
-from tests.environments import make
+from tests.environments import kept
 
 NBGRADER = "nbgrader==0.9.6"
 SCRIPT = Path(__file__).with_name("nbgrader_course.py")
@@ -57,4 +57,4 @@ def test_nbgrader_takes_a_source_unchanged(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_nbgrader_takes_a_source_unchanged_in_an_environment_of_its_own(tmp_path: Path) -> None:
-    check_course(make(tmp_path, Path(sys.executable), NBGRADER, "numpy"), tmp_path)
+    check_course(kept("nbgrader", Path(sys.executable), NBGRADER, "numpy"), tmp_path)
