@@ -41,18 +41,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Give each worker what earlier runs compiled with JAX, which may read what another process has half written."""
+    """Give each worker a folder of its own for what JAX compiles: it may read what another process has half written."""
     folder, worker = os.environ.get("JAX_COMPILATION_CACHE_DIR"), os.environ.get("PYTEST_XDIST_WORKER")
-    if not folder or not worker:
-        return
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own := Path(folder, worker))
+    if folder and worker:
+        own = Path(folder, worker)
+        take_compiled(Path(folder), own)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own)
+
+
+def take_compiled(folder: Path, own: Path) -> None:
+    """Link what all workers of earlier runs compiled into a worker's own folder."""
     own.mkdir(parents=True, exist_ok=True)
-    for entry in Path(folder).glob("*/*"):
-        with suppress(FileNotFoundError):  # which the other worker has removed
-            if not entry.stat().st_size:
-                entry.unlink()  # left by a run that was stopped; JAX would not write it again
-            elif not (own / entry.name).exists():
-                (own / entry.name).hardlink_to(entry)
+    for entry in folder.glob("*/*"):
+        # A worker that has workers itself, as in tests of our plugins, has their folders in its own.
+        if entry.is_file():
+            with suppress(FileNotFoundError, FileExistsError):  # another worker was quicker
+                if not entry.stat().st_size:
+                    entry.unlink()  # left by a run that was stopped; JAX would not write it again
+                elif not (own / entry.name).exists():
+                    (own / entry.name).hardlink_to(entry)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
