@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COLAB_PYTHON = "3.13"
 COLAB_PACKAGES = Path(__file__).with_name("colab-requirements.txt")
-KEPT = ROOT / "_build" / "environments"
+# A hidden folder, as each build of the book looks through all others.
+KEPT = ROOT / "_build" / ".environments"
 # In an environment that is made here, what is imported is compiled once, by the first process that imports it.
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 
