@@ -151,10 +151,9 @@ def _broken_links(page: Page, known: Pages) -> Iterator[str]:
 
 
 def _links(soup: BeautifulSoup) -> Iterator[tuple[Tag, str]]:
-    keys = dict((("a", "href"), *_LOADS))
-    for tag in soup.find_all(list(keys)):
-        if tag.has_attr(keys[tag.name]):
-            yield tag, keys[tag.name]
+    kinds = (("a", "href"), *_LOADS)
+    for tag in soup.find_all([name for name, _ in kinds]):
+        yield from ((tag, key) for name, key in kinds if tag.name == name and tag.has_attr(key))
 
 
 def _is_object(string: NavigableString) -> bool:

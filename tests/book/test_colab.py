@@ -124,11 +124,11 @@ def publications(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappi
     made = {}
     folder = tmp_path_factory.mktemp("build")
     for site, builders in ((ONE, ("html", "colab")), (NOBODY, ("colab",))):
-        built = build(folder, *builders, repository=site.repository, url=site.url)
+        own = build(folder, *builders, repository=site.repository, url=site.url)
         kept = tmp_path_factory.mktemp("publication")
         for name in builders:
-            shutil.copytree(built / name, kept / name, ignore=shutil.ignore_patterns("_static"))
-        shutil.copytree(built / "wheels", kept / "wheels")
+            shutil.copytree(own / name, kept / name, ignore=shutil.ignore_patterns("_static"))
+        shutil.copytree(own / "wheels", kept / "wheels")
         made[site] = Publication(site, kept)
     return made
 
